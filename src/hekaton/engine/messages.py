@@ -1,0 +1,182 @@
+"""What the worker process and its engine process say to each other.
+
+Frames on a stream socket: four bytes of length (big endian), then one MessagePack object. Both unions are closed:
+an unknown tag is a protocol error. The worker commands, the engine tells; nothing is answered one to one, so
+neither side ever waits for the other.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from hekaton.facts import FinishReason, Image, ModelSpec, Sampling, Slo, TurnRecord
+
+HEADER = struct.Struct(">I")
+MAX_FRAME_BYTES = 64 << 20
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """Base of every message; the tag is the class name."""
+
+
+# ---- worker → engine
+
+
+class AddModel(Message, frozen=True):
+    """A model may be asked for from now on."""
+
+    name: str
+    spec: ModelSpec
+    source: str
+
+
+class RemoveModel(Message, frozen=True):
+    name: str
+
+
+class ImageReady(Message, frozen=True):
+    """Answers a WantImage: the image stays mapped and leased until ImageDropped."""
+
+    model: str
+    image: Image
+
+
+class ImageFailed(Message, frozen=True):
+    model: str
+    code: int
+    """A gRPC status code."""
+    reason: str
+    message: str
+
+
+class Submit(Message, frozen=True):
+    """A request to serve. `produced` are tokens of earlier attempts, to go on after."""
+
+    request_id: str
+    epoch: int
+    failures: int
+    model: str
+    prompt: tuple[int, ...]
+    produced: tuple[int, ...]
+    sampling: Sampling
+    slo: Slo
+    age_s: float
+    """Time since acceptance; due times count from then."""
+
+
+class Cancel(Message, frozen=True):
+    """Ends a request at the next step boundary. Answered by Ended(cancelled) if it was live, else by nothing."""
+
+    request_id: str
+    epoch: int
+
+
+class Stop(Message, frozen=True):
+    """Finish the step, then exit."""
+
+
+Command = AddModel | RemoveModel | ImageReady | ImageFailed | Submit | Cancel | Stop
+
+
+# ---- engine → worker
+
+
+class Ready(Message, frozen=True):
+    """First message: the device is allocated."""
+
+    device: str
+    device_memory_bytes: int
+
+
+class WantImage(Message, frozen=True):
+    """The engine needs a model's image, now or soon."""
+
+    model: str
+
+
+class ImageDropped(Message, frozen=True):
+    """The engine has unmapped a model's image; its lease may end."""
+
+    model: str
+
+
+class Started(Message, frozen=True):
+    """A request's first step begins."""
+
+    request_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    request_id: str
+    epoch: int
+    first_index: int
+    token_ids: tuple[int, ...]
+
+
+class Step(Message, frozen=True):
+    """What one step produced, all requests together."""
+
+    model: str
+    outputs: tuple[StepOutput, ...]
+
+
+class Ended(Message, frozen=True):
+    """A request's last message from the engine: its KV is free."""
+
+    request_id: str
+    epoch: int
+    completion_tokens: int
+    preemptions: int
+    finish: FinishReason | None = None
+    cancelled: bool = False
+    error_code: int = 0
+    """A gRPC status code if the request failed."""
+    error_reason: str = ""
+    error: str = ""
+
+
+class TurnEnded(Message, frozen=True):
+    turn: TurnRecord
+
+
+class LoadEnded(Message, frozen=True):
+    """Weights have arrived on the device (for the trace)."""
+
+    model: str
+    duration_s: float
+    copied_bytes: int
+
+
+class Status(Message, frozen=True):
+    """Sent when what is on the device has changed, and at least once a second while work is done."""
+
+    running_model: str
+    resident_models: tuple[str, ...]
+    loading_models: tuple[str, ...]
+    weights_bytes: int
+    kv_bytes: int
+    requests_running: int
+    requests_waiting: int
+    switches: int
+    tokens: int
+
+
+Event = Ready | WantImage | ImageDropped | Started | Step | Ended | TurnEnded | LoadEnded | Status
+
+M = TypeVar("M")
+
+_encoder = msgspec.msgpack.Encoder()
+command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+event_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
+
+
+def encode(message: Message) -> bytes:
+    """A whole frame, header included. Raises ValueError if the message is larger than MAX_FRAME_BYTES."""
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise ValueError(f"engine message of {len(body)} bytes exceeds {MAX_FRAME_BYTES}")
+    return HEADER.pack(len(body)) + body

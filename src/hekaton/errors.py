@@ -1,0 +1,114 @@
+"""The errors of hekaton. Each knows its gRPC status and a machine-readable reason.
+
+One interceptor (`hekaton.rpc.errors`) turns them into rich statuses: ErrorInfo with `reason` and domain, RetryInfo
+where `retry_after_s` is set. A client turns a status back with `hekaton.rpc.errors.from_rpc_error`.
+"""
+
+from typing import ClassVar
+
+import grpc
+
+DOMAIN = "hekaton"
+
+
+class HekatonError(Exception):
+    """Root of all errors that a caller may see. The message says what to do next."""
+
+    code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+    reason: ClassVar[str] = "INTERNAL"
+    retry_after_s: float | None = None
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
+
+
+class InvalidArgument(HekatonError):
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_ARGUMENT"
+
+
+class InvalidCheckpoint(InvalidArgument):
+    """A checkpoint that cannot be served: corrupt, truncated, pickled, or of an unknown architecture."""
+
+    reason = "INVALID_CHECKPOINT"
+
+
+class ModelNotFound(HekatonError):
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "MODEL_NOT_FOUND"
+
+
+class RequestNotFound(HekatonError):
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "REQUEST_NOT_FOUND"
+
+
+class AlreadyExists(HekatonError):
+    code = grpc.StatusCode.ALREADY_EXISTS
+    reason = "ALREADY_EXISTS"
+
+
+class ModelTooLarge(HekatonError):
+    """A model that no device of the pool can hold."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "MODEL_TOO_LARGE"
+
+
+class ModelNotReady(HekatonError):
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "MODEL_NOT_READY"
+
+
+class ResourceExhausted(HekatonError):
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "RESOURCE_EXHAUSTED"
+    retry_after_s = 1.0
+
+
+class Unavailable(HekatonError):
+    """The pool, or a part of it, cannot be reached now."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "UNAVAILABLE"
+    retry_after_s = 1.0
+
+
+class StoreUnavailable(Unavailable):
+    reason = "STORE_UNAVAILABLE"
+
+
+class NoWorker(Unavailable):
+    reason = "NO_WORKER"
+
+
+class WorkerLost(Unavailable):
+    """Every attempt that the request was allowed lost its worker."""
+
+    reason = "WORKER_LOST"
+
+
+class DeadlineExceeded(HekatonError):
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(HekatonError):
+    code = grpc.StatusCode.CANCELLED
+    reason = "CANCELLED"
+
+
+class StaleTerm(HekatonError):
+    """A command under a leadership or lease that has been superseded."""
+
+    code = grpc.StatusCode.ABORTED
+    reason = "STALE_TERM"
+
+
+class EngineFailed(HekatonError):
+    """The engine could not do what was asked of it; the request is at fault or the device is."""
+
+    reason = "ENGINE_FAILED"

@@ -1,0 +1,150 @@
+"""Facts that several processes share: what is stored in Redis and sent to the engine.
+
+Plain frozen dataclasses; `msgspec` turns them into JSON (Redis) and MessagePack (engine socket).
+Protobuf stays on the wire: `hekaton.rpc.convert` translates at the edge.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class RequestState(StrEnum):
+    """Life of a request: QUEUED → PLACED → RUNNING → one of the three terminal states."""
+
+    QUEUED = "queued"
+    PLACED = "placed"
+    RUNNING = "running"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+    @property
+    def terminal(self) -> bool:
+        return self in (RequestState.FINISHED, RequestState.CANCELLED, RequestState.FAILED)
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class ModelState(StrEnum):
+    PREPARING = "preparing"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """Token i of a request is due at acceptance + ttft_s + i · tbt_s."""
+
+    ttft_s: float
+    tbt_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen; every field decided (the router fills what the client left open)."""
+
+    max_tokens: int
+    seed: int
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps the whole vocabulary."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Every token that ends the generation, the model's own end tokens included unless ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What was learnt of a checkpoint when its image was made."""
+
+    digest: str
+    architecture: str
+    dtype: str
+    weight_bytes: int
+    kv_bytes_per_token: int
+    max_context_tokens: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEntry:
+    """A registered model."""
+
+    name: str
+    source: str
+    dtype: str
+    slo: Slo
+    state: ModelState
+    spec: ModelSpec | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """What the router accepts and the pool needs to serve a request; never changed afterwards."""
+
+    request_id: str
+    router_id: str
+    model: str
+    prompt_tokens: int
+    sampling: Sampling
+    slo: Slo
+    deadline_s: float
+    """Budget from acceptance to the terminal event."""
+    keep_on_disconnect: bool = False
+    trace_context: str = ""
+    """W3C traceparent of the router's span."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of a weight image. `offset` is in bytes from the start of the segment."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A weight image in shared memory, in execution order."""
+
+    path: str
+    nbytes: int
+    tensors: tuple[TensorEntry, ...]
+    config_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStats:
+    prompt_tokens: int
+    completion_tokens: int
+    preemptions: int
+    epoch: int
+    failures: int
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRecord:
+    """One turn of a worker: one model, from one switch to the next. Times are seconds since the engine's start."""
+
+    index: int
+    worker_id: str
+    model: str
+    start_s: float
+    duration_s: float
+    exposed_switch_s: float
+    switched: bool
+    copied_bytes: int
+    steps: int
+    tokens: int
+    preempted_request_ids: tuple[str, ...]
