@@ -4,8 +4,6 @@ One interceptor (`hekaton.rpc.errors`) turns them into rich statuses: ErrorInfo 
 where `retry_after_s` is set. A client turns a status back with `hekaton.rpc.errors.from_rpc_error`.
 """
 
-from typing import ClassVar
-
 import grpc
 
 DOMAIN = "hekaton"
@@ -14,8 +12,8 @@ DOMAIN = "hekaton"
 class HekatonError(Exception):
     """Root of all errors that a caller may see. The message says what to do next."""
 
-    code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
-    reason: ClassVar[str] = "INTERNAL"
+    code: grpc.StatusCode = grpc.StatusCode.INTERNAL
+    reason: str = "INTERNAL"
     retry_after_s: float | None = None
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
@@ -112,3 +110,12 @@ class EngineFailed(HekatonError):
     """The engine could not do what was asked of it; the request is at fault or the device is."""
 
     reason = "ENGINE_FAILED"
+
+
+class RemoteError(HekatonError):
+    """A status from another process that has no class of its own here."""
+
+    def __init__(self, code: grpc.StatusCode, reason: str, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.code = code
+        self.reason = reason

@@ -96,7 +96,6 @@ class RequestRecord:
     slo: Slo
     deadline_s: float
     """Budget from acceptance to the terminal event."""
-    keep_on_disconnect: bool = False
     trace_context: str = ""
     """W3C traceparent of the router's span."""
 

@@ -8,7 +8,6 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from hekaton.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -20,24 +19,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _OnDisconnect:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _OnDisconnectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnDisconnect.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    ON_DISCONNECT_UNSPECIFIED: _OnDisconnect.ValueType  # 0
-    ON_DISCONNECT_CANCEL: _OnDisconnect.ValueType  # 1
-    ON_DISCONNECT_KEEP: _OnDisconnect.ValueType  # 2
-
-class OnDisconnect(_OnDisconnect, metaclass=_OnDisconnectEnumTypeWrapper):
-    """OnDisconnect says what becomes of a request whose client goes away."""
-
-ON_DISCONNECT_UNSPECIFIED: OnDisconnect.ValueType  # 0
-ON_DISCONNECT_CANCEL: OnDisconnect.ValueType  # 1
-ON_DISCONNECT_KEEP: OnDisconnect.ValueType  # 2
-Global___OnDisconnect: _TypeAlias = OnDisconnect  # noqa: Y015
 
 @_typing.final
 class ChatMessage(_message.Message):
@@ -112,12 +93,10 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     SLO_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     text: _builtins.str
     request_id: _builtins.str
     """Chosen by the client, admission happens once; by the router if empty."""
-    on_disconnect: Global___OnDisconnect.ValueType
     @_builtins.property
     def chat(self) -> Global___ChatPrompt: ...
     @_builtins.property
@@ -138,11 +117,10 @@ class GenerateRequest(_message.Message):
         sampling: _common_pb2.Sampling | None = ...,
         slo: _common_pb2.Slo | None = ...,
         request_id: _builtins.str = ...,
-        on_disconnect: Global___OnDisconnect.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "prompt", b"prompt", "sampling", b"sampling", "slo", b"slo", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "model", b"model", "on_disconnect", b"on_disconnect", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "slo", b"slo", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "model", b"model", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "slo", b"slo", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "chat", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015

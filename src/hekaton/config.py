@@ -1,0 +1,177 @@
+"""Settings of the four services.
+
+Each is read from flags, then HEKATON_* environment variables, then a TOML file (HEKATON_CONFIG_FILE: common settings at
+its top, a service's own in a table of its name), then the defaults here. An unknown name or a bad value ends the
+process at start with a message that names it.
+"""
+
+import difflib
+import os
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NoReturn, TypeVar
+
+from pydantic import ByteSize, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+ENV_PREFIX = "HEKATON_"
+CONFIG_FILE_VARIABLE = "HEKATON_CONFIG_FILE"
+
+
+class Settings(BaseSettings):
+    """Settings that every service has."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, cli_kebab_case=True)
+    service: ClassVar[str] = ""
+
+    redis_url: str = Field(description="Redis of this pool: redis://HOST:PORT/0, rediss://… or unix://PATH")
+    listen: str = Field("127.0.0.1:0", description="address to serve on; port 0 takes a free one")
+    advertise: str = Field("", description="address that others reach this service at; the one listened on if empty")
+    insecure_listen: bool = Field(False, description="allow to listen beyond loopback without TLS")
+    reflection: bool = Field(True, description="answer gRPC server reflection")
+    drain_timeout_s: float = Field(30.0, ge=0, description="how long a stopping service lets its calls finish")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+    otlp_endpoint: str = Field("", description="OTLP gRPC endpoint for traces, e.g. http://jaeger:4317; off if empty")
+    heartbeat_s: float = Field(1.0, gt=0, description="how often a service says in Redis that it lives")
+    lease_s: float = Field(5.0, gt=0, description="how long a service that says nothing is believed to live")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _FileSource(settings_cls)
+
+
+class RouterSettings(Settings):
+    """router: the public APIs."""
+
+    service = "router"
+
+    router_id: str = Field("", description="name of this router; drawn if empty")
+    default_max_tokens: int = Field(256, ge=1)
+    default_deadline_s: float = Field(600.0, gt=0, description="for calls that bring none")
+    max_deadline_s: float = Field(3600.0, gt=0)
+    default_ttft_s: float = Field(10.0, gt=0, description="objective of models registered without one")
+    default_tbt_s: float = Field(0.1, gt=0)
+    max_queued_requests: int = Field(10_000, ge=1, description="accepted and not yet placed, over all routers")
+    redis_wait_s: float = Field(15.0, ge=0, description="how long new requests wait for a Redis that is away")
+    max_message_bytes: ByteSize = Field(ByteSize(4 << 20), description="largest request message")
+    tokenizer_timeout_s: float = Field(10.0, gt=0, description="bound on one tokenisation")
+
+
+class SchedulerSettings(Settings):
+    """scheduler: places requests on workers; one leads, others stand by."""
+
+    service = "scheduler"
+
+    scheduler_id: str = Field("", description="name of this scheduler; drawn if empty")
+    leader_lease_s: float = Field(2.0, gt=0, description="a leader that does not renew for so long is replaced")
+    max_attempts: int = Field(3, ge=1, description="workers that a request may lose before it fails")
+
+
+class WorkerSettings(Settings):
+    """worker: one accelerator."""
+
+    service = "worker"
+
+    worker_id: str = Field("", description="name of this worker; drawn if empty")
+    device: str = Field(
+        "cpu", pattern=r"^(cpu|cuda(:\d+)?|emulated:[a-z0-9]+)$", description="cpu, cuda[:N], emulated:NAME"
+    )
+    device_memory: ByteSize = Field(description="bytes of the device for weights and KV, e.g. 700MiB")
+    threads: int = Field(1, ge=1, description="torch threads; more than one only if one worker owns the machine")
+    memory_address: str = Field("", description="this host's memory service; not needed by emulated devices")
+    min_turn_s: float = Field(0.4, ge=0, description="shortest turn of a model, so that switching pays")
+    max_batch: int = Field(64, ge=1, description="most requests in one step")
+    prefill_chunk_tokens: int = Field(512, ge=16, description="most prompt tokens in one step")
+    time_scale: float = Field(1.0, gt=0, description="emulated devices: seconds of the clock per second of the profile")
+
+
+class MemorySettings(Settings):
+    """memory: this host's weight cache."""
+
+    service = "memory"
+
+    memory_id: str = Field("", description="name of this memory service; drawn if empty")
+    segment_dir: Path = Field(
+        Path("/dev/shm/hekaton"), description="where weight images live; a tmpfs, shared with the workers"
+    )
+    host_memory: ByteSize = Field(ByteSize(8 << 30), description="budget for weight images")
+    builders: int = Field(1, ge=1, description="checkpoints that are read at the same time")
+
+
+SERVICES: tuple[type[Settings], ...] = (RouterSettings, SchedulerSettings, WorkerSettings, MemorySettings)
+S = TypeVar("S", bound=Settings)
+
+
+def load(cls: type[S], argv: list[str] | None = None) -> S:
+    """The settings of a service's process. Exits with status 2 and one clear message if they are not sound."""
+    try:
+        check_environment(os.environ)
+        args = sys.argv[1:] if argv is None else argv
+        flags: dict[str, Any] = {"_cli_parse_args": args, "_cli_prog_name": f"hekaton_{cls.service}"}
+        return cls(**flags)
+    except ValidationError as error:
+        _fail(cls, (_explain(cls, dict(item)) for item in error.errors()))
+    except (SettingsError, ValueError, OSError) as error:
+        _fail(cls, (str(error),))
+
+
+def check_environment(environment: Iterable[str]) -> None:
+    """Raises ValueError for a HEKATON_* variable that no service knows."""
+    known = {ENV_PREFIX + name.upper() for cls in SERVICES for name in cls.model_fields} | {CONFIG_FILE_VARIABLE}
+    for name in environment:
+        if name.startswith(ENV_PREFIX) and name not in known:
+            raise ValueError(f"unknown setting {name}{_suggest(name, known)}")
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    """The TOML file that HEKATON_CONFIG_FILE names."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        raise KeyError(field_name)
+
+    def __call__(self) -> dict[str, Any]:
+        path = os.environ.get(CONFIG_FILE_VARIABLE)
+        if not path:
+            return {}
+        try:
+            document = tomllib.loads(Path(path).read_text())
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{path}: {error}") from error
+        tables = {cls.service: set(cls.model_fields) for cls in SERVICES}
+        for name, value in document.items():
+            known = tables.get(name, set(Settings.model_fields) | set(tables))
+            names = value if isinstance(value, dict) and name in tables else [name]
+            for key in names:
+                if key not in known:
+                    raise ValueError(f"{path}: unknown setting {key}{_suggest(key, known)}")
+        own: dict[str, Any] = document.get(str(getattr(self.settings_cls, "service", "")), {})
+        return {key: value for key, value in document.items() if key not in tables} | own
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _explain(cls: type[Settings], error: dict[str, Any]) -> str:
+    name = ".".join(str(part) for part in error["loc"]) or "settings"
+    hint = (
+        f" (flag --{name.replace('_', '-')} or variable {ENV_PREFIX}{name.upper()})" if name in cls.model_fields else ""
+    )
+    return f"{name}: {error['msg']}{hint}"
+
+
+def _fail(cls: type[Settings], messages: Iterable[str]) -> NoReturn:
+    for message in messages:
+        print(f"hekaton_{cls.service}: {message}", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,60 @@
+"""Errors across gRPC: `HekatonError` to a rich status and back."""
+
+import grpc
+import grpc.aio
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from hekaton import errors
+from hekaton.errors import DOMAIN, HekatonError, RemoteError
+
+STATUS_KEY = "grpc-status-details-bin"
+CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def to_trailers(error: HekatonError) -> tuple[tuple[str, bytes], ...]:
+    """Trailing metadata that carries the error's google.rpc details."""
+    status = status_pb2.Status(code=error.code.value[0], message=error.message)
+    details: list[error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    ]
+    if error.retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return ((STATUS_KEY, status.SerializeToString()),)
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> HekatonError:
+    """The error that the other side raised, as the same class where there is one."""
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    retry_after_s = None
+    for key, value in error.trailing_metadata() or ():
+        if key == STATUS_KEY and isinstance(value, bytes):
+            for detail in status_pb2.Status.FromString(value).details:
+                if detail.Is(info.DESCRIPTOR):
+                    detail.Unpack(info)
+                elif detail.Is(retry.DESCRIPTOR):
+                    detail.Unpack(retry)
+                    retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
+    return from_status(error.code(), info.reason, error.details() or str(error.code()), retry_after_s)
+
+
+def from_status(code: grpc.StatusCode, reason: str, message: str, retry_after_s: float | None = None) -> HekatonError:
+    """The error class that has this code and reason; a bare status takes its code's own class."""
+    for cls in _classes():
+        if cls.code == code and cls.reason == (reason or code.name):
+            return cls(message, retry_after_s=retry_after_s)
+    return RemoteError(code, reason or code.name, message, retry_after_s=retry_after_s)
+
+
+def _classes() -> list[type[HekatonError]]:
+    return [
+        cls
+        for cls in vars(errors).values()
+        if isinstance(cls, type) and issubclass(cls, HekatonError) and cls is not RemoteError
+    ]

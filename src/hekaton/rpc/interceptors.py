@@ -1,0 +1,150 @@
+"""Server and client interceptors: trace context, request logs, typed errors.
+
+Our own, because the stock OpenTelemetry ones break cancellation under grpc.aio and mark cancelled streams as OK. A
+handler must be `async def` (unary) or `async def … yield` (streaming).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from hekaton import telemetry
+from hekaton.errors import HekatonError
+from hekaton.rpc.errors import from_rpc_error, to_trailers
+
+Handler = grpc.RpcMethodHandler[Any, Any] | None
+Context = grpc.aio.ServicerContext[Any, Any]
+
+log = structlog.get_logger(__name__)
+
+
+class ServerInterceptor(grpc.aio.ServerInterceptor):
+    """Turns errors into statuses on every method, and gives hekaton's finite ones a span."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith("/hekaton."):
+            return handler
+        metadata = dict(handler_call_details.invocation_metadata or ())
+        scope = _Scope(method, str(metadata.get(telemetry.TRACEPARENT, "")))
+        codec = (handler.request_deserializer, handler.response_serializer)
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(_unary(scope, handler.unary_unary), *codec)
+        if handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(_streaming(scope, handler.unary_stream), *codec)
+        if handler.stream_stream:
+            return grpc.stream_stream_rpc_method_handler(_streaming(scope, handler.stream_stream), *codec)
+        return handler
+
+
+class _Scope:
+    """What surrounds one method's handler."""
+
+    def __init__(self, method: str, traceparent: str) -> None:
+        self.method = method
+        self.traceparent = traceparent
+        name = method.rsplit("/", 1)[-1]
+        # Streams that live as long as the process have no useful span.
+        self.traced = not name.startswith(("Watch", "Control", "StreamTokens", "RenewLeases"))
+
+    @contextmanager
+    def span(self) -> Iterator[trace.Span]:
+        if not self.traced:
+            yield trace.INVALID_SPAN
+            return
+        parent = telemetry.context_from(self.traceparent)
+        with recorded_span(self.method, parent, SpanKind.SERVER) as span:
+            yield span
+
+
+@contextmanager
+def recorded_span(method: str, parent: Any, kind: SpanKind) -> Iterator[trace.Span]:
+    """A span that ends with the real status, cancellation included."""
+    service, name = method.strip("/").split("/")
+    attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+    span = telemetry.tracer().start_span(method.strip("/"), parent, kind, attributes)
+    code = grpc.StatusCode.OK
+    try:
+        with trace.use_span(span, end_on_exit=False, record_exception=False, set_status_on_exception=False):
+            yield span
+    except (asyncio.CancelledError, GeneratorExit):
+        code = grpc.StatusCode.CANCELLED
+        raise
+    except (HekatonError, grpc.aio.AioRpcError) as error:
+        code = error.code if isinstance(error, HekatonError) else error.code()
+        raise
+    except BaseException:
+        code = grpc.StatusCode.INTERNAL
+        raise
+    finally:
+        span.set_attribute("rpc.grpc.status_code", code.value[0])
+        if code is not grpc.StatusCode.OK:
+            span.set_status(Status(StatusCode.ERROR, code.name))
+        span.end()
+
+
+def _unary(scope: _Scope, handler: Callable[..., Any]) -> Any:
+    async def call(request: Any, context: Context) -> Any:
+        try:
+            with scope.span():
+                return await handler(request, context)
+        except Exception as error:
+            await _abort(scope.method, error, context)
+
+    return call
+
+
+def _streaming(scope: _Scope, handler: Callable[..., Any]) -> Any:
+    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        try:
+            with scope.span():
+                async with aclosing(handler(request, context)) as responses:
+                    async for response in responses:
+                        yield response
+        except Exception as error:
+            await _abort(scope.method, error, context)
+
+    return call
+
+
+async def _abort(method: str, error: Exception, context: Context) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, grpc.aio.AioRpcError):
+        error = from_rpc_error(error)
+    if not isinstance(error, HekatonError):
+        log.error("unexpected error", method=method, exc_info=error)
+        error = HekatonError("internal error; the service's log has the details")
+    await context.abort(error.code, error.message, to_trailers(error))
+
+
+class ClientInterceptor(grpc.aio.UnaryUnaryClientInterceptor, grpc.aio.UnaryStreamClientInterceptor):
+    """Sends the current trace context along. Never awaits the call, so cancelling it cancels it."""
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await continuation(_with_context(client_call_details), request)
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await continuation(_with_context(client_call_details), request)
+
+
+def _with_context(details: Any) -> grpc.aio.ClientCallDetails:
+    metadata = grpc.aio.Metadata(*(details.metadata or ()))
+    traceparent = telemetry.current_traceparent()
+    if traceparent:
+        metadata.add(telemetry.TRACEPARENT, traceparent)
+    return grpc.aio.ClientCallDetails(
+        details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
+    )
