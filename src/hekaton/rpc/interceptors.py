@@ -7,7 +7,7 @@ handler must be `async def` (unary) or `async def … yield` (streaming).
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -19,8 +19,8 @@ from hekaton import telemetry
 from hekaton.errors import HekatonError
 from hekaton.rpc.errors import from_rpc_error, to_trailers
 
-Handler = grpc.RpcMethodHandler[Any, Any] | None
-Context = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 log = structlog.get_logger(__name__)
 
