@@ -1,0 +1,63 @@
+"""The connection to Redis, and what its errors mean here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from hekaton.errors import HekatonError, InvalidArgument, ResourceExhausted, StaleTerm, StoreUnavailable
+
+CONNECT_TIMEOUT_S = 2.0
+REPLY_TIMEOUT_S = 5.0
+HEALTH_CHECK_INTERVAL_S = 15
+MAX_CONNECTIONS = 32
+"""Further callers wait for a free connection, up to REPLY_TIMEOUT_S."""
+
+AWAY = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS", "OOM", "BUSY ")
+"""How replies begin of a server that is there but cannot serve now."""
+REFUSALS: dict[str, type[HekatonError]] = {"STALETERM ": StaleTerm, "EXHAUSTED ": ResourceExhausted}
+"""How the error replies of our own scripts begin."""
+
+
+def connect(url: str) -> Redis:
+    """A client for `redis://`, `rediss://` or `unix://`. Connects at the first command; close it with `aclose()`.
+
+    Nothing is retried inside: a script whose reply was lost may have run, and only its caller knows what that means.
+    Raises InvalidArgument for other schemes.
+    """
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=REPLY_TIMEOUT_S,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=REPLY_TIMEOUT_S,
+            health_check_interval=HEALTH_CHECK_INTERVAL_S,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+    except ValueError as error:
+        raise InvalidArgument(f"bad Redis URL: {error}; use redis://HOST:PORT/0, rediss://… or unix://PATH") from error
+    return Redis.from_pool(pool)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns redis-py's errors into StoreUnavailable, and refusals of our scripts into the errors that they name."""
+    try:
+        yield
+    except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+        raise StoreUnavailable(f"Redis cannot be reached: {error}; is it running?") from error
+    except RedisError as error:
+        text = str(error)
+        for prefix, refusal in REFUSALS.items():
+            if text.startswith(prefix):
+                raise refusal(text.removeprefix(prefix)) from error
+        if text.startswith(AWAY):
+            raise StoreUnavailable(f"Redis cannot serve now: {text}") from error
+        raise

@@ -1,0 +1,75 @@
+"""Every key of the store.
+
+One hash tag per shard, so that a shard's scripts run on one node of a cluster; a schema version, so that a newer
+layout never reads an older one.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a registry holds."""
+
+    WORKER = "worker"
+    MEMORY = "memory"
+    ROUTER = "router"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    shard: str = "0"
+
+    @property
+    def prefix(self) -> str:
+        return f"hekaton:v1:{{{self.shard}}}:"
+
+    @property
+    def queue(self) -> str:
+        """Stream: one entry per QUEUED request."""
+        return self.prefix + "queue"
+
+    @property
+    def term(self) -> str:
+        """String: the last leadership term. Never expires."""
+        return self.prefix + "term"
+
+    @property
+    def leader(self) -> str:
+        """String with a TTL: who leads."""
+        return self.prefix + "leader"
+
+    @property
+    def catalog(self) -> str:
+        """Hash: model name → JSON of its CatalogEntry."""
+        return self.prefix + "catalog"
+
+    @property
+    def held_prefix(self) -> str:
+        return self.prefix + "held:"
+
+    def held(self, worker_id: str) -> str:
+        """Hash: request id → epoch, of what is PLACED or RUNNING on a worker."""
+        return self.held_prefix + worker_id
+
+    def request(self, request_id: str) -> str:
+        """Hash: record, prompt, progress and state of a request. Expires after the terminal event."""
+        return f"{self.prefix}request:{request_id}"
+
+    def members(self, kind: Kind) -> str:
+        """Set: ids that may be alive."""
+        return f"{self.prefix}{kind}:members"
+
+    def member_prefix(self, kind: Kind) -> str:
+        return f"{self.prefix}{kind}:info:"
+
+    def member(self, kind: Kind, member_id: str) -> str:
+        """String with a TTL: what a live member says of itself."""
+        return self.member_prefix(kind) + member_id
+
+    def incarnation(self, kind: Kind, member_id: str) -> str:
+        """String: the newest incarnation of an id, kept long after its death."""
+        return f"{self.prefix}{kind}:incarnation:{member_id}"
+
+
+SHARD_0 = Keys()

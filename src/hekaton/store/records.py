@@ -1,0 +1,72 @@
+"""What is stored of a request, and how it is packed."""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from hekaton.facts import RequestRecord, RequestState, RequestStats
+
+SUMMARY_FIELDS = ("record", "state", "epoch", "failures", "worker", "accepted_ms", "produced_tokens", "reason", "stats")
+TOKEN_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSummary:
+    """A request without its token ids."""
+
+    record: RequestRecord
+    state: RequestState
+    epoch: int
+    failures: int
+    worker_id: str
+    """The one that holds it, or held it at its end; empty while it waits."""
+    age_s: float
+    """Since acceptance, by the server's clock."""
+    produced_tokens: int
+    """As of the last checkpoint."""
+    reason: str
+    """Why it ended; empty while live."""
+    stats: RequestStats | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRequest:
+    summary: RequestSummary
+    prompt: tuple[int, ...]
+    produced: tuple[int, ...]
+    """As of the last checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelResult:
+    previous: RequestState
+    """A terminal one if there was nothing left to cancel."""
+    worker_id: str
+    epoch: int
+
+
+def pack(token_ids: Sequence[int]) -> bytes:
+    """Four bytes a token, little-endian."""
+    return struct.pack(f"<{len(token_ids)}I", *token_ids)
+
+
+def unpack(packed: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(packed) // TOKEN_BYTES}I", packed)
+
+
+def summary(now: tuple[int, int], fields: Sequence[bytes]) -> RequestSummary:
+    """From the reply to TIME (seconds, microseconds) and the values of SUMMARY_FIELDS; the last two may be missing."""
+    record, state, epoch, failures, worker, accepted_ms, produced_tokens, reason, stats = fields
+    return RequestSummary(
+        record=msgspec.json.decode(record, type=RequestRecord),
+        state=RequestState(state.decode()),
+        epoch=int(epoch),
+        failures=int(failures),
+        worker_id=worker.decode(),
+        age_s=now[0] + now[1] / 1e6 - int(accepted_ms) / 1000,
+        produced_tokens=int(produced_tokens),
+        reason=(reason or b"").decode(),
+        stats=msgspec.json.decode(stats, type=RequestStats) if stats else None,
+    )

@@ -1,0 +1,177 @@
+"""Requests: their records, and the state machine that every process moves them through.
+
+QUEUED → PLACED → RUNNING → FINISHED, CANCELLED or FAILED; PLACED and RUNNING may go back to QUEUED. `epoch` grows with
+every placement, and what is said under an older one changes nothing. Each transition is one script.
+"""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+from redis.asyncio import Redis
+
+from hekaton.errors import RequestNotFound
+from hekaton.facts import RequestRecord, RequestState, RequestStats
+from hekaton.store.connect import translated
+from hekaton.store.keys import SHARD_0, Keys
+from hekaton.store.records import SUMMARY_FIELDS, CancelResult, RequestSummary, StoredRequest, pack, summary, unpack
+from hekaton.store.scripts import Script, convert
+
+RETENTION_S = 600.0
+CHECKPOINT_BATCH = 256
+"""Requests in one checkpoint script, so that it holds up nobody."""
+Produced = tuple[str, int, Sequence[int]]
+"""Request id, epoch, ids of all tokens produced so far."""
+T = TypeVar("T")
+
+
+class Requests:
+    """All methods raise StoreUnavailable if Redis is away; the transition may have happened nevertheless."""
+
+    def __init__(self, redis: Redis, keys: Keys = SHARD_0, *, retention_s: float = RETENTION_S) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._retention_ms = round(retention_s * 1000)
+        self._accept = Script(redis, "accept")
+        self._place = Script(redis, "place")
+        self._start = Script(redis, "start")
+        self._finish = Script(redis, "finish")
+        self._cancel = Script(redis, "cancel")
+        self._requeue = Script(redis, "requeue")
+        self._checkpoint = Script(redis, "checkpoint")
+
+    async def accept(self, record: RequestRecord, prompt: Sequence[int], max_queued: int) -> bool:
+        """Stores a new request and queues it. False if its id is known already.
+
+        Raises ResourceExhausted if `max_queued` requests wait.
+        """
+        return await self._create(record, prompt, max_queued=max_queued)
+
+    async def put_back(
+        self, record: RequestRecord, prompt: Sequence[int], produced: Sequence[int], *, epoch: int, age_s: float
+    ) -> bool:
+        """Queues an accepted request whose record has vanished with an emptied Redis. False if it is known after all.
+
+        `epoch` is the last one that its router saw, so that the next placement is above every earlier one.
+        """
+        return await self._create(record, prompt, produced=produced, epoch=epoch, age_s=age_s)
+
+    async def load(self, request_id: str) -> StoredRequest | None:
+        """Everything about a request, its token ids included."""
+        with translated():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.time()
+                pipe.hmget(self._keys.request(request_id), [*SUMMARY_FIELDS, "prompt", "produced"])
+                now, fields = await pipe.execute()
+        if fields[0] is None:
+            return None
+        *head, prompt, produced = fields
+        return StoredRequest(summary(now, head), prompt=unpack(prompt), produced=unpack(produced))
+
+    async def peek(self, request_ids: Sequence[str]) -> dict[str, RequestSummary]:
+        """Records, states and lengths of those requests that exist."""
+        with translated():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.time()
+                for request_id in request_ids:
+                    pipe.hmget(self._keys.request(request_id), SUMMARY_FIELDS)
+                now, *replies = await pipe.execute()
+        found = zip(request_ids, replies, strict=True)
+        return {name: summary(now, fields) for name, fields in found if fields[0] is not None}
+
+    async def place(self, request_id: str, entry_id: str, worker_id: str, term: int) -> int | None:
+        """QUEUED → PLACED; the queue entry is gone in any case. Returns the new epoch, None if it no longer waits.
+
+        Raises StaleTerm if a newer leader is known.
+        """
+        keys = (self._keys.request(request_id), self._keys.queue, self._keys.term, self._keys.held(worker_id))
+        epoch = await self._place(tuple[int, ...], keys, request_id, entry_id, worker_id, term)
+        return epoch[0] if epoch else None
+
+    async def start(self, request_id: str, epoch: int) -> bool:
+        """PLACED → RUNNING. False if the epoch is stale or the request has ended."""
+        return await self._start(bool, (self._keys.request(request_id),), epoch)
+
+    async def finish(
+        self, request_id: str, epoch: int, state: RequestState, *, reason: str, stats: RequestStats | None = None
+    ) -> RequestState:
+        """Any live state → the terminal `state`, if the epoch holds. Returns the state that holds now.
+
+        Another state than `state` says that somebody else ended or moved the request. Raises RequestNotFound.
+        """
+        if not state.terminal:
+            raise ValueError(f"{state} is not a terminal state")
+        packed = msgspec.json.encode(stats) if stats is not None else b""
+        tail = (state, reason, packed, self._retention_ms, self._keys.held_prefix)
+        holds = await self._finish(
+            tuple[RequestState, ...], self._request_and_queue(request_id), request_id, epoch, *tail
+        )
+        return _known(request_id, holds)
+
+    async def cancel(self, request_id: str) -> CancelResult:
+        """Any live state → CANCELLED. A request that has ended stays as it is. Raises RequestNotFound."""
+        keys = self._request_and_queue(request_id)
+        tail = (self._retention_ms, self._keys.held_prefix)
+        before = await self._cancel(tuple[tuple[RequestState, str, int], ...], keys, request_id, *tail)
+        return CancelResult(*_known(request_id, before))
+
+    async def requeue(
+        self, request_id: str, epoch: int, *, term: int, lost: bool, max_attempts: int
+    ) -> RequestState | None:
+        """PLACED or RUNNING → QUEUED, or → FAILED (WORKER_LOST) at the `max_attempts`-th loss; only losses count.
+
+        Returns the state that holds now, None if the epoch is stale or the request unknown. Raises StaleTerm.
+        """
+        keys = (*self._request_and_queue(request_id), self._keys.term)
+        tail = (term, int(lost), max_attempts, self._retention_ms, self._keys.held_prefix)
+        holds = await self._requeue(tuple[RequestState, ...], keys, request_id, epoch, *tail)
+        return holds[0] if holds else None
+
+    async def checkpoint(self, items: Sequence[Produced]) -> tuple[str, ...]:
+        """Stores the ids produced so far. Stale epochs and ended requests are left alone.
+
+        Returns the requests that the store does not know: their router puts them back.
+        """
+        unknown: list[str] = []
+        for start in range(0, len(items), CHECKPOINT_BATCH):
+            batch = items[start : start + CHECKPOINT_BATCH]
+            keys = [self._keys.request(request_id) for request_id, _, _ in batch]
+            args = [part for _, epoch, ids in batch for part in (epoch, pack(ids), len(ids))]
+            places = await self._checkpoint(tuple[int, ...], keys, *args)
+            unknown += (batch[place - 1][0] for place in places)
+        return tuple(unknown)
+
+    async def held_by(self, worker_id: str) -> tuple[tuple[str, int], ...]:
+        """Ids and epochs of the requests that are PLACED or RUNNING on a worker."""
+        with translated():
+            held = await self._redis.hgetall(self._keys.held(worker_id))
+        return tuple(convert(held, dict[str, int]).items())
+
+    async def queued(self) -> int:
+        """How many requests wait for a worker."""
+        with translated():
+            return int(await self._redis.xlen(self._keys.queue))
+
+    async def _create(
+        self,
+        record: RequestRecord,
+        prompt: Sequence[int],
+        *,
+        produced: Sequence[int] = (),
+        epoch: int = 0,
+        age_s: float = 0.0,
+        max_queued: int | None = None,
+    ) -> bool:
+        progress = (pack(produced), len(produced), epoch, 0, round(age_s * 1000))
+        content = (record.request_id, msgspec.json.encode(record), pack(prompt))
+        keys = self._request_and_queue(record.request_id)
+        return await self._accept(bool, keys, *content, *progress, "" if max_queued is None else max_queued)
+
+    def _request_and_queue(self, request_id: str) -> tuple[str, str]:
+        return self._keys.request(request_id), self._keys.queue
+
+
+def _known(request_id: str, reply: tuple[T, ...]) -> T:
+    if not reply:
+        raise RequestNotFound(f"request {request_id} is not known; it ended long ago or never was")
+    return reply[0]
