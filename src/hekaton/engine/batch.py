@@ -1,0 +1,65 @@
+"""Steps: which requests take part, what each feeds, and what to do when one of them breaks the step."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hekaton.engine.interface import Engine, StepItem
+from hekaton.engine.live import LiveRequest
+from hekaton.engine.room import Room
+from hekaton.errors import EngineFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One request's part of a step."""
+
+    request: LiveRequest
+    item: StepItem
+
+
+class Stepper:
+    """Continuous batching: every step is composed anew, of decodes and of chunks of prompts."""
+
+    def __init__(self, engine: Engine, room: Room, max_batch: int, prefill_chunk_tokens: int) -> None:
+        self._engine = engine
+        self._room = room
+        self._max_batch = max_batch
+        self._prefill_chunk_tokens = prefill_chunk_tokens
+
+    def compose(self, requests: Iterable[LiveRequest], now_s: float) -> list[Share]:
+        """The next step of requests of one model, the most urgent first. Those without room are parked."""
+        budget = self._prefill_chunk_tokens
+        taken: list[tuple[LiveRequest, int]] = []
+        for request in requests:
+            if len(taken) == self._max_batch:
+                break
+            count = 1 if request.decoding else min(request.pending, budget)
+            if count and self._room.for_kv(request, request.computed + count, now_s):
+                budget -= 0 if request.decoding else count
+                taken.append((request, count))
+        # A request that was taken may have lost its KV to one that came after it.
+        return [Share(one, _item(one, count)) for one, count in taken if one.kv_tokens >= one.computed + count]
+
+    def run(self, model: str, shares: Sequence[Share]) -> list[int | EngineFailed | None]:
+        """Sampled tokens, one result a share. A step that fails is made again one request at a time."""
+        items = [share.item for share in shares]
+        try:
+            return list(self._engine.step(model, items))
+        except EngineFailed as error:
+            return [error] if len(items) == 1 else [self._alone(model, item) for item in items]
+
+    def _alone(self, model: str, item: StepItem) -> int | EngineFailed | None:
+        try:
+            return self._engine.step(model, [item])[0]
+        except EngineFailed as error:
+            return error
+
+
+def _item(request: LiveRequest, count: int) -> StepItem:
+    return StepItem(
+        request_id=request.request_id,
+        token_ids=request.tokens(count),
+        start=request.computed,
+        sampling=request.sampling if count == request.pending else None,
+        position=len(request.produced),
+    )

@@ -1,0 +1,141 @@
+"""Where requests come in and leave: every submitted request ends exactly once, whatever happens to it."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from hekaton.engine.interface import Engine
+from hekaton.engine.live import LiveRequest
+from hekaton.engine.messages import AddModel, Cancel, Ended, Event, Submit
+from hekaton.errors import HekatonError, InvalidArgument, ModelNotFound
+from hekaton.facts import ModelSpec
+
+REMEMBERED_ENDS = 10_000
+KV_BLOCK_TOKENS = 16
+
+
+class Desk:
+    """The models that an engine knows and its live requests, in order of arrival here."""
+
+    def __init__(self, engine: Engine, emit: Callable[[Event], None]) -> None:
+        self._engine = engine
+        self._emit = emit
+        self.specs: dict[str, ModelSpec] = {}
+        self.live: dict[str, LiveRequest] = {}
+        self.has_ended = False
+        """A request has ended since the last `take_ended`."""
+        self._broken: dict[str, HekatonError] = {}
+        self._ended_epochs: OrderedDict[str, int] = OrderedDict()
+
+    def models(self) -> set[str]:
+        """Models with live requests."""
+        return {request.model for request in self.live.values()}
+
+    def add_model(self, command: AddModel) -> None:
+        """Makes a model known. One that the engine refuses is remembered with the reason, for its requests."""
+        self._broken.pop(command.name, None)
+        try:
+            self._engine.add_model(command.name, command.spec, command.source)
+        except HekatonError as error:
+            self._broken[command.name] = error
+        else:
+            self.specs[command.name] = command.spec
+
+    def remove_model(self, name: str) -> bool:
+        """True if the engine knows the model."""
+        self._broken.pop(name, None)
+        return self.specs.pop(name, None) is not None
+
+    def submit(self, command: Submit, now_s: float) -> None:
+        """Takes a request. One that is known with this epoch or a later one is ignored, an older epoch is replaced."""
+        known = self.live.get(command.request_id)
+        newest = known.epoch if known else self._ended_epochs.get(command.request_id, -1)
+        if command.epoch <= newest:
+            return
+        if known:
+            self._forget(known)
+        try:
+            request = self._admit(command, now_s)
+        except HekatonError as error:
+            self._end(_refused(command, error))
+            return
+        self.live[request.request_id] = request
+        self.finish_if_complete(request)
+
+    def cancel(self, command: Cancel) -> None:
+        request = self.live.get(command.request_id)
+        if request and request.epoch == command.epoch:
+            self._close(request, Ended(request.request_id, request.epoch, *_counts(request), cancelled=True))
+
+    def finish_if_complete(self, request: LiveRequest) -> None:
+        if request.finish and self.live.get(request.request_id) is request:
+            self._close(request, Ended(request.request_id, request.epoch, *_counts(request), finish=request.finish))
+
+    def fail(self, request: LiveRequest, error: HekatonError) -> None:
+        self._fail(request, error.code.value[0], error.reason, error.message)
+
+    def fail_model(self, model: str, code: int, reason: str, message: str) -> None:
+        """Fails every live request of a model."""
+        for request in [one for one in self.live.values() if one.model == model]:
+            self._fail(request, code, reason, message)
+
+    def take_ended(self) -> bool:
+        ended, self.has_ended = self.has_ended, False
+        return ended
+
+    def _admit(self, command: Submit, now_s: float) -> LiveRequest:
+        spec = self.specs.get(command.model)
+        if spec is None:
+            raise self._broken.get(command.model) or ModelNotFound(f"model {command.model} is not known to this worker")
+        prompt = len(command.prompt)
+        if not 0 < prompt < spec.max_context_tokens:
+            raise InvalidArgument(
+                f"a prompt of {prompt} tokens; model {command.model} takes 1 to {spec.max_context_tokens - 1}"
+            )
+        if not all(0 <= token < spec.vocab_size for token in command.prompt):
+            raise InvalidArgument(f"token ids of model {command.model} are 0 to {spec.vocab_size - 1}")
+        request = LiveRequest.of(command, spec.max_context_tokens, now_s)
+        blocks = -(-(prompt + request.limit) // KV_BLOCK_TOKENS)
+        needed = spec.weight_bytes + blocks * KV_BLOCK_TOKENS * spec.kv_bytes_per_token
+        if needed > self._engine.device_memory_bytes:
+            raise InvalidArgument(
+                f"{prompt} prompt and {request.limit} new tokens of {command.model} need {needed} bytes with the "
+                f"weights; the device has {self._engine.device_memory_bytes}: ask for fewer tokens"
+            )
+        return request
+
+    def _fail(self, request: LiveRequest, code: int, reason: str, message: str) -> None:
+        counts = _counts(request)
+        ended = Ended(request.request_id, request.epoch, *counts, error_code=code, error_reason=reason, error=message)
+        self._close(request, ended)
+
+    def _close(self, request: LiveRequest, ended: Ended) -> None:
+        self._forget(request)
+        self._end(ended)
+
+    def _forget(self, request: LiveRequest) -> None:
+        del self.live[request.request_id]
+        self._engine.drop_kv(request.request_id)
+        self.has_ended = True
+
+    def _end(self, ended: Ended) -> None:
+        self._ended_epochs[ended.request_id] = ended.epoch
+        self._ended_epochs.move_to_end(ended.request_id)
+        if len(self._ended_epochs) > REMEMBERED_ENDS:
+            self._ended_epochs.popitem(last=False)
+        self._emit(ended)
+
+
+def _counts(request: LiveRequest) -> tuple[int, int]:
+    return len(request.produced), request.preemptions
+
+
+def _refused(command: Submit, error: HekatonError) -> Ended:
+    return Ended(
+        command.request_id,
+        command.epoch,
+        len(command.produced),
+        0,
+        error_code=error.code.value[0],
+        error_reason=error.reason,
+        error=error.message,
+    )

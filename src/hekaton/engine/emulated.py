@@ -1,0 +1,240 @@
+"""An engine without tensors: it keeps the books of a real one and takes the time that a profile says."""
+
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from hekaton.engine.interface import LoadResult, StepItem
+from hekaton.engine.profiles import emulated_costs
+from hekaton.errors import EngineFailed, ModelTooLarge
+from hekaton.facts import Image, ModelSpec
+from hekaton.policy.types import ModelCosts
+
+BLOCK_TOKENS = 16
+MAX_CATCH_UP_S = 0.01
+"""A step that follows another within this time counts from the other's deadline, so that lateness does not add up."""
+_MASK = (1 << 64) - 1
+
+
+def emulated_token(model: str, seed: int, position: int, spec: ModelSpec) -> int:
+    """The token that an emulated model samples: a hash of model, seed and position, never an end token."""
+    mixed = (seed * 0x9E3779B97F4A7C15 + position * 0xBF58476D1CE4E5B9 + zlib.crc32(model.encode())) & _MASK
+    mixed = ((mixed ^ (mixed >> 30)) * 0x94D049BB133111EB) & _MASK
+    ends = sorted(set(spec.eos_token_ids))
+    token = (mixed >> 31) % (spec.vocab_size - len(ends))
+    for end in ends:
+        token += token >= end
+    return token
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    model: str
+    asked_s: float
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Kv:
+    model: str
+    tokens: int
+    nbytes: int
+
+
+class EmulatedEngine:
+    """One emulated accelerator: serial steps, one serial copy engine beside them, one memory for weights and KV.
+
+    `device` is a name of `profiles.DEVICES`. `time_scale` stretches (> 1) or shortens every time of the profile.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        device_memory_bytes: int,
+        *,
+        bandwidth_bytes_per_s: float = 16e9,
+        time_scale: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.device = f"emulated:{device}"
+        self.device_memory_bytes = device_memory_bytes
+        self._profile = device
+        self._bandwidth = bandwidth_bytes_per_s
+        self._time_scale = time_scale
+        self._clock = clock
+        self._sleep = sleep
+        self._specs: dict[str, ModelSpec] = {}
+        self._costs: dict[str, ModelCosts] = {}
+        self._resident: set[str] = set()
+        self._loads: list[_Load] = []
+        self._finished: list[LoadResult] = []
+        self._kv: dict[str, _Kv] = {}
+        self._weights_bytes = 0
+        self._kv_bytes = 0
+        self._step_deadline_s = 0.0
+
+    def add_model(self, name: str, spec: ModelSpec, source: str) -> None:
+        block = spec.kv_bytes_per_token * BLOCK_TOKENS
+        if spec.weight_bytes + block > self.device_memory_bytes:
+            raise ModelTooLarge(
+                f"model {name} needs {spec.weight_bytes} bytes of weights and {block} bytes a KV block; "
+                f"the device has {self.device_memory_bytes} bytes"
+            )
+        costs = emulated_costs(self._profile, spec, source, self._bandwidth)
+        scale = self._time_scale
+        self._specs[name] = spec
+        self._costs[name] = replace(
+            costs,
+            load_s=costs.load_s * scale,
+            prefill_base_s=costs.prefill_base_s * scale,
+            prefill_s_per_token=costs.prefill_s_per_token * scale,
+            step_base_s=costs.step_base_s * scale,
+            step_s_per_request=costs.step_s_per_request * scale,
+            step_s_per_context_token=costs.step_s_per_context_token * scale,
+        )
+
+    def remove_model(self, name: str) -> None:
+        self.evict(name)
+        self._specs.pop(name, None)
+        self._costs.pop(name, None)
+
+    def provide_image(self, model: str, image: Image | None) -> None:
+        """Nothing to map: emulated weights have no bytes."""
+
+    def resident(self) -> frozenset[str]:
+        self._settle()
+        return frozenset(self._resident)
+
+    def loading(self) -> frozenset[str]:
+        self._settle()
+        return frozenset(load.model for load in self._loads)
+
+    def begin_load(self, model: str) -> bool:
+        nbytes = self._specs[model].weight_bytes
+        if model in self.resident() | self.loading():
+            return True
+        if nbytes > self._free_bytes():
+            return False
+        self._weights_bytes += nbytes
+        now = self._clock()
+        self._loads.append(self._scheduled(model, now, now))
+        return True
+
+    def evict(self, model: str) -> None:
+        self._settle()
+        if model in self._resident:
+            self._resident.remove(model)
+            self._weights_bytes -= self._specs[model].weight_bytes
+        elif model in self.loading():
+            self._cancel(model)
+
+    def finished_loads(self) -> list[LoadResult]:
+        self._settle()
+        finished, self._finished = self._finished, []
+        return finished
+
+    def fileno(self) -> int | None:
+        return None
+
+    def next_event_s(self) -> float | None:
+        if self._finished:
+            return self._clock()
+        return self._loads[0].end_s if self._loads else None
+
+    def grow_kv(self, request_id: str, model: str, tokens: int) -> bool:
+        held = self._kv.get(request_id)
+        blocks = -(-tokens // BLOCK_TOKENS)
+        nbytes = blocks * BLOCK_TOKENS * self._specs[model].kv_bytes_per_token
+        grown = nbytes - (held.nbytes if held else 0)
+        if grown > self._free_bytes():
+            return False
+        if grown > 0:
+            self._kv[request_id] = _Kv(model, blocks * BLOCK_TOKENS, nbytes)
+            self._kv_bytes += grown
+        return True
+
+    def drop_kv(self, request_id: str) -> None:
+        held = self._kv.pop(request_id, None)
+        if held:
+            self._kv_bytes -= held.nbytes
+
+    def step(self, model: str, items: Sequence[StepItem]) -> list[int | None]:
+        if model not in self.resident():
+            raise EngineFailed(f"model {model} is not on the device: load it before a step")
+        for item in items:
+            held = self._kv.get(item.request_id)
+            if held is None or held.tokens < item.start + len(item.token_ids):
+                raise EngineFailed(f"request {item.request_id} has no KV for its tokens: grow it before a step")
+        self._spend(self._step_s(model, items))
+        spec = self._specs[model]
+        return [emulated_token(model, i.sampling.seed, i.position, spec) if i.sampling else None for i in items]
+
+    def costs(self, model: str) -> ModelCosts:
+        return self._costs[model]
+
+    def weights_bytes(self) -> int:
+        return self._weights_bytes
+
+    def kv_bytes(self) -> int:
+        return self._kv_bytes
+
+    def check_integrity(self) -> None:
+        on_device = [*self._resident, *(load.model for load in self._loads)]
+        weights = sum(self._specs[model].weight_bytes for model in on_device)
+        kv = sum(held.nbytes for held in self._kv.values())
+        balanced = weights == self._weights_bytes and kv == self._kv_bytes and len(set(on_device)) == len(on_device)
+        if not balanced or weights + kv > self.device_memory_bytes:
+            raise AssertionError(
+                f"the device's books say {self._weights_bytes} + {self._kv_bytes} bytes of {self.device_memory_bytes}, "
+                f"its holders {weights} + {kv}"
+            )
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def _free_bytes(self) -> int:
+        return self.device_memory_bytes - self._weights_bytes - self._kv_bytes
+
+    def _scheduled(self, model: str, asked_s: float, now: float) -> _Load:
+        """A load behind those that are queued, or from `now` on if the copy engine is idle."""
+        start = max(asked_s, self._loads[-1].end_s if self._loads else now)
+        return _Load(model, asked_s, start, start + self._costs[model].load_s)
+
+    def _cancel(self, model: str) -> None:
+        """Takes a load off the copy engine; those behind it move up, one that has begun keeps its times."""
+        now = self._clock()
+        self._weights_bytes -= self._specs[model].weight_bytes
+        waiting, self._loads = self._loads, []
+        for load in waiting:
+            if load.model != model:
+                self._loads.append(load if load.start_s <= now else self._scheduled(load.model, load.asked_s, now))
+
+    def _settle(self) -> None:
+        """Loads whose time has come are resident."""
+        now = self._clock()
+        while self._loads and self._loads[0].end_s <= now:
+            load = self._loads.pop(0)
+            self._resident.add(load.model)
+            nbytes = self._specs[load.model].weight_bytes
+            self._finished.append(LoadResult(load.model, load.end_s - load.asked_s, nbytes))
+
+    def _step_s(self, model: str, items: Sequence[StepItem]) -> float:
+        """Time of a step that mixes decodes and chunks of prompts: the weights are read once for both."""
+        costs = self._costs[model]
+        decodes = [item for item in items if item.start and len(item.token_ids) == 1]
+        fed = sum(len(item.token_ids) for item in items) - len(decodes)
+        step_s = costs.step_s(len(decodes), sum(item.start + 1 for item in decodes)) if decodes else 0.0
+        prefill_s = costs.prefill_s(fed) if fed else 0.0
+        shared_s = min(costs.step_base_s, costs.prefill_base_s) if decodes and fed else 0.0
+        return step_s + prefill_s - shared_s
+
+    def _spend(self, duration_s: float) -> None:
+        now = self._clock()
+        late_s = now - self._step_deadline_s
+        start = self._step_deadline_s if late_s <= MAX_CATCH_UP_S else now
+        self._step_deadline_s = start + duration_s
+        if self._step_deadline_s > now:
+            self._sleep(self._step_deadline_s - now)

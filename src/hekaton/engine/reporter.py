@@ -1,0 +1,40 @@
+"""Says what is on the device: when it has changed, and once a second while there is work."""
+
+from collections.abc import Callable, Mapping
+
+from hekaton.engine.interface import Engine
+from hekaton.engine.live import LiveRequest
+from hekaton.engine.messages import Event, Status
+from hekaton.engine.turnlog import TurnLog
+
+STATUS_INTERVAL_S = 1.0
+
+
+class Reporter:
+    def __init__(self, engine: Engine, emit: Callable[[Event], None]) -> None:
+        self._engine = engine
+        self._emit = emit
+        self._reported: tuple[str, frozenset[str], frozenset[str]] = ("", frozenset(), frozenset())
+        self._reported_s = float("-inf")
+
+    def report(self, running: str, live: Mapping[str, LiveRequest], log: TurnLog, now_s: float) -> None:
+        """Emits a Status if one is due. `running` is the turn's model, or empty."""
+        state = (running, self._engine.resident(), self._engine.loading())
+        overdue = bool(live) and now_s - self._reported_s >= STATUS_INTERVAL_S
+        if state == self._reported and not overdue:
+            return
+        self._reported, self._reported_s = state, now_s
+        in_turn = sum(request.model == running for request in live.values())
+        self._emit(
+            Status(
+                running_model=running,
+                resident_models=tuple(sorted(state[1])),
+                loading_models=tuple(sorted(state[2])),
+                weights_bytes=self._engine.weights_bytes(),
+                kv_bytes=self._engine.kv_bytes(),
+                requests_running=in_turn,
+                requests_waiting=len(live) - in_turn,
+                switches=log.switches,
+                tokens=log.tokens,
+            )
+        )

@@ -1,0 +1,71 @@
+"""Module trees without weights: built once per configuration, bound to whichever model runs.
+
+A switch between models of one configuration sets the parameters of one tree to other views of the device buffer;
+nothing is constructed or copied.
+"""
+
+import json
+from collections.abc import Mapping
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from hekaton.engine import attention
+
+
+class Skeleton:
+    """A model's modules on `meta`, with its parameters as slots."""
+
+    def __init__(self, config_json: str, dtype: torch.dtype, device: torch.device) -> None:
+        attention.register()
+        fields = json.loads(config_json)
+        config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=attention.NAME, trust_remote_code=False
+            )
+        self.config = config
+        self.module: nn.Module = model.eval().requires_grad_(False)
+        self.bound = ""
+        """The model whose weights the parameters are views of."""
+        self._slots = _slots(self.module)
+        _rebuild_buffers(self.module, config, device)
+
+    def bind(self, model: str, tensors: Mapping[str, Tensor]) -> None:
+        """Makes this tree the given model. `tensors` has every parameter under each of its names."""
+        for name, (owner, attribute) in self._slots.items():
+            tensor = tensors[name]
+            if attribute in owner._parameters:
+                owner._parameters[attribute] = nn.Parameter(tensor, requires_grad=False)
+            else:
+                owner._buffers[attribute] = tensor
+        self.bound = model
+
+    def missing(self, names: set[str]) -> set[str]:
+        """Slots that an image with these names would leave empty."""
+        return set(self._slots) - names
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        owner, attribute = self._slots[name]
+        return tuple(getattr(owner, attribute).shape)
+
+
+def _slots(module: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Name → owner and attribute, of everything that a checkpoint holds; tied ones under each name."""
+    slots = {}
+    for name in module.state_dict():
+        path, _, attribute = name.rpartition(".")
+        slots[name] = (module.get_submodule(path), attribute)
+    return slots
+
+
+def _rebuild_buffers(module: nn.Module, config: transformers.PreTrainedConfig, device: torch.device) -> None:
+    """Gives the buffers that no checkpoint holds (rotary frequencies) their values."""
+    persistent = set(module.state_dict())
+    for path, owner in list(module.named_modules()):
+        names = [name for name in owner._buffers if f"{path}.{name}".lstrip(".") not in persistent]
+        if names:
+            fresh = type(owner)(config=config)
+            for name in names:
+                owner._buffers[name] = fresh._buffers[name].to(device)

@@ -1,0 +1,64 @@
+"""The books of turns: what ran when, and what the switches cost."""
+
+from dataclasses import dataclass, field
+
+from hekaton.facts import TurnRecord
+
+
+@dataclass(slots=True)
+class OpenTurn:
+    """The turn that is under way. Times are on the loop's clock."""
+
+    model: str
+    chosen_s: float
+    until_s: float = 0.0
+    """End of its budget, which counts from the first step or the latest decision."""
+    budget_s: float = 0.0
+    order: tuple[str, ...] = ()
+    """Request ids, the most urgent first."""
+    first_step_s: float | None = None
+    steps: int = 0
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class TurnLog:
+    """Counts turns, switches and copied bytes, and writes a record when a turn ends."""
+
+    worker_id: str
+    epoch_s: float
+    """The engine's start, on the loop's clock."""
+    index: int = 0
+    switches: int = 0
+    tokens: int = 0
+    last_model: str = ""
+    _copied: dict[str, int] = field(default_factory=dict)
+
+    def loaded(self, model: str, copied_bytes: int) -> None:
+        self._copied[model] = self._copied.get(model, 0) + copied_bytes
+
+    def stepped(self, turn: OpenTurn, tokens: int) -> None:
+        turn.steps += 1
+        turn.tokens += tokens
+        self.tokens += tokens
+
+    def close(self, turn: OpenTurn, first_step_s: float, now_s: float, preempted: tuple[str, ...]) -> TurnRecord:
+        """The record of a turn that has ended."""
+        switched = turn.model != self.last_model
+        record = TurnRecord(
+            index=self.index,
+            worker_id=self.worker_id,
+            model=turn.model,
+            start_s=turn.chosen_s - self.epoch_s,
+            duration_s=now_s - turn.chosen_s,
+            exposed_switch_s=first_step_s - turn.chosen_s,
+            switched=switched,
+            copied_bytes=self._copied.pop(turn.model, 0),
+            steps=turn.steps,
+            tokens=turn.tokens,
+            preempted_request_ids=preempted,
+        )
+        self.index += 1
+        self.switches += switched
+        self.last_model = turn.model
+        return record

@@ -1,0 +1,260 @@
+"""The turn loop: what the policy decides is carried out here, token by token.
+
+Pure of sockets and of clocks of its own: commands come in by `handle`, events go out by `emit`, and `run_once` does
+one pass, with at most one step in it. Preemption needs no work: a request's state is always between two steps.
+"""
+
+from collections.abc import Callable
+
+from hekaton.engine.batch import Share, Stepper
+from hekaton.engine.desk import Desk
+from hekaton.engine.images import Images
+from hekaton.engine.interface import Engine
+from hekaton.engine.live import LiveRequest
+from hekaton.engine.messages import (
+    AddModel,
+    Cancel,
+    Command,
+    Event,
+    ImageFailed,
+    ImageReady,
+    LoadEnded,
+    RemoveModel,
+    Started,
+    Step,
+    StepOutput,
+    Stop,
+    Submit,
+    TurnEnded,
+)
+from hekaton.engine.reporter import Reporter
+from hekaton.engine.room import Room
+from hekaton.engine.turnlog import OpenTurn, TurnLog
+from hekaton.errors import EngineFailed, HekatonError, ModelNotFound
+from hekaton.policy.types import Turn, TurnPolicy, WorkerView
+
+
+class TurnLoop:
+    """Drives one engine by one policy. Not thread-safe: one thread calls everything."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        policy: TurnPolicy,
+        emit: Callable[[Event], None],
+        clock: Callable[[], float],
+        worker_id: str,
+        max_batch: int = 64,
+        prefill_chunk_tokens: int = 512,
+    ) -> None:
+        self.stopping = False
+        self._engine = engine
+        self._policy = policy
+        self._emit = emit
+        self._clock = clock
+        self._desk = Desk(engine, emit)
+        self._room = Room(engine, self._desk.live)
+        self._images = Images(engine, emit)
+        self._stepper = Stepper(engine, self._room, max_batch, prefill_chunk_tokens)
+        self._log = TurnLog(worker_id, clock())
+        self._turn: OpenTurn | None = None
+        self._undecided = False
+        """Something happened that a policy decides about."""
+        self._retry_s: float | None = None
+        """When the next parked request may ask again."""
+        self._reporter = Reporter(engine, emit)
+
+    # ---- commands
+
+    def handle(self, command: Command) -> None:
+        """Applies a command. Call it between steps."""
+        self._undecided = True
+        match command:
+            case AddModel():
+                self._add_model(command)
+            case RemoveModel(name=name):
+                self._remove_model(name)
+            case ImageReady():
+                self._image_ready(command)
+            case ImageFailed(model=model, code=code):
+                self._images.failed(model)
+                self._desk.fail_model(model, code, command.reason, command.message)
+            case Submit():
+                self._desk.submit(command, self._clock())
+            case Cancel():
+                self._desk.cancel(command)
+            case Stop():
+                self._leave(self._clock())
+                self.stopping = True
+
+    def _add_model(self, command: AddModel) -> None:
+        known = self._desk.specs.get(command.name)
+        if known is not None and known != command.spec:
+            self._remove_model(command.name)
+        if known != command.spec:
+            self._desk.add_model(command)
+
+    def _remove_model(self, name: str) -> None:
+        gone = ModelNotFound(f"model {name} was removed from the pool")
+        self._desk.fail_model(name, gone.code.value[0], gone.reason, gone.message)
+        if self._turn and self._turn.model == name:
+            self._leave(self._clock())
+        self._images.failed(name)
+        if self._desk.remove_model(name):
+            self._engine.evict(name)
+            self._images.drop(name)
+            self._engine.remove_model(name)
+
+    def _image_ready(self, command: ImageReady) -> None:
+        if command.model not in self._desk.specs:
+            return
+        try:
+            self._images.ready(command.model, command.image)
+        except HekatonError as error:
+            self._desk.fail_model(command.model, error.code.value[0], error.reason, error.message)
+
+    # ---- one pass
+
+    def run_once(self) -> bool:
+        """Collects loads, decides if anything happened, makes at most one step. True if there is more to do at once."""
+        now = self._clock()
+        self._collect_loads()
+        if self._must_decide(now):
+            self._decide(now)
+            self._images.sweep(self._desk.models())
+            self.check_integrity()
+        stepped = self._turn is not None and self._turn.model in self._engine.resident() and self._step(self._turn)
+        running = self._turn.model if self._turn else ""
+        self._reporter.report(running, self._desk.live, self._log, self._clock())
+        return stepped or self._undecided
+
+    def wake_s(self) -> float | None:
+        """When, on the clock, something will happen by itself although `run_once` said that there is nothing to do."""
+        times = [time for time in (self._engine.next_event_s(), self._retry_s) if time is not None]
+        return min(times, default=None)
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError if the books of loop or engine do not balance. The engine's are read when idle."""
+        for request in self._desk.live.values():
+            if not 0 <= request.computed <= min(request.kv_tokens, request.total):
+                raise AssertionError(f"request {request.request_id} has more computed tokens than KV or tokens")
+        if not self._desk.live:
+            self._engine.check_integrity()
+
+    def _collect_loads(self) -> None:
+        for load in self._engine.finished_loads():
+            self._undecided = True
+            if load.error:
+                failed = EngineFailed(f"loading {load.model} failed: {load.error}")
+                self._desk.fail_model(load.model, failed.code.value[0], failed.reason, failed.message)
+            else:
+                self._log.loaded(load.model, load.copied_bytes)
+                self._emit(LoadEnded(load.model, load.duration_s, load.copied_bytes))
+
+    def _must_decide(self, now_s: float) -> bool:
+        over = self._turn is not None and self._turn.first_step_s is not None and now_s >= self._turn.until_s
+        return self._undecided or over or (self._retry_s is not None and now_s >= self._retry_s)
+
+    # ---- turns
+
+    def _decide(self, now_s: float) -> None:
+        self._undecided = False
+        if self._desk.take_ended():
+            self._room.unpark_all()
+        turn = self._policy.next_turn(self._view(now_s), now_s)
+        if turn is None or self._turn is None or self._turn.model != turn.model:
+            self._leave(now_s)
+        if turn is None:
+            return
+        if self._turn is None:
+            self._turn = OpenTurn(turn.model, now_s)
+        self._turn.order = turn.request_ids
+        self._turn.budget_s = turn.budget_s
+        self._turn.until_s = now_s + turn.budget_s
+        self._load(turn, now_s)
+
+    def _load(self, turn: Turn, now_s: float) -> None:
+        """Evicts and begins loads as the turn says. A model that finds no room is left out of the next decision."""
+        for model in turn.evict:
+            self._engine.evict(model)
+        for model in (turn.model, *turn.prefetch):
+            present = self._engine.resident() | self._engine.loading()
+            running = turn.model if turn.model != model else ""
+            if model not in present and not self._room.for_weights(model, now_s, running):
+                self._undecided = True
+
+    def _leave(self, now_s: float) -> None:
+        """Ends the turn that is under way, if any."""
+        turn, self._turn = self._turn, None
+        if turn is None or turn.first_step_s is None:
+            return
+        preempted = [one for one in self._desk.live.values() if one.model == turn.model and one.started]
+        for request in preempted:
+            request.preemptions += 1
+        ids = tuple(request.request_id for request in preempted)
+        self._emit(TurnEnded(self._log.close(turn, turn.first_step_s, now_s, ids)))
+
+    def _view(self, now_s: float) -> WorkerView:
+        live = self._desk.live.values()
+        runnable = [request for request in live if request.parked_until_s <= now_s]
+        parked = [request.parked_until_s for request in live if request.parked_until_s > now_s]
+        self._retry_s = min(parked, default=None)
+        resident, loading = self._engine.resident(), self._engine.loading()
+        used = self._engine.weights_bytes() + self._engine.kv_bytes()
+        return WorkerView(
+            running=self._turn.model if self._turn and self._turn.first_step_s is not None else None,
+            turn_started_s=self._turn.first_step_s if self._turn and self._turn.first_step_s is not None else now_s,
+            resident=resident,
+            loading=loading,
+            ready=frozenset(self._images.held),
+            requests=tuple(request.view() for request in runnable),
+            costs={model: self._engine.costs(model) for model in resident | loading | self._desk.models()},
+            device_memory_bytes=self._engine.device_memory_bytes,
+            free_bytes=self._engine.device_memory_bytes - used,
+        )
+
+    # ---- steps
+
+    def _step(self, turn: OpenTurn) -> bool:
+        """Makes one step of the turn's model. False, and a decision is due, if none of its requests can run."""
+        now = self._clock()
+        members = (self._desk.live.get(request_id) for request_id in turn.order)
+        runnable = [one for one in members if one and one.model == turn.model and one.parked_until_s <= now]
+        shares = self._stepper.compose(runnable, now)
+        if not shares:
+            self._undecided = True
+            return False
+        if turn.first_step_s is None:
+            turn.first_step_s = now
+            turn.until_s = now + turn.budget_s
+        self._start([share.request for share in shares])
+        self._apply(turn, shares, self._stepper.run(turn.model, shares))
+        return True
+
+    def _start(self, requests: list[LiveRequest]) -> None:
+        for request in requests:
+            if not request.started:
+                request.started = True
+                self._emit(Started(request.request_id, request.epoch))
+
+    def _apply(self, turn: OpenTurn, shares: list[Share], results: list[int | EngineFailed | None]) -> None:
+        """Books what a step produced: tokens first, then the requests that it ended."""
+        outputs: list[StepOutput] = []
+        failed: list[tuple[LiveRequest, EngineFailed]] = []
+        for share, result in zip(shares, results, strict=True):
+            request = share.request
+            if isinstance(result, EngineFailed):
+                failed.append((request, result))
+                continue
+            request.computed += len(share.item.token_ids)
+            if result is not None:
+                outputs.append(StepOutput(request.request_id, request.epoch, len(request.produced), (result,)))
+                request.produced.append(result)
+        self._log.stepped(turn, len(outputs))
+        if outputs:
+            self._emit(Step(turn.model, tuple(outputs)))
+        for request, error in failed:
+            self._desk.fail(request, error)
+        for share in shares:
+            self._desk.finish_if_complete(share.request)
+        self._undecided |= self._desk.has_ended
