@@ -18,6 +18,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 ENV_PREFIX = "HEKATON_"
 CONFIG_FILE_VARIABLE = "HEKATON_CONFIG_FILE"
+ADDRESS_VARIABLE = "HEKATON_ADDRESS"
+"""Where the commands of the CLI find the router."""
 
 
 class Settings(BaseSettings):
@@ -127,7 +129,8 @@ def load(cls: type[S], argv: list[str] | None = None) -> S:
 
 def check_environment(environment: Iterable[str]) -> None:
     """Raises ValueError for a HEKATON_* variable that no service knows."""
-    known = {ENV_PREFIX + name.upper() for cls in SERVICES for name in cls.model_fields} | {CONFIG_FILE_VARIABLE}
+    known = {ENV_PREFIX + name.upper() for cls in SERVICES for name in cls.model_fields}
+    known |= {CONFIG_FILE_VARIABLE, ADDRESS_VARIABLE}
     for name in environment:
         if name.startswith(ENV_PREFIX) and name not in known:
             raise ValueError(f"unknown setting {name}{_suggest(name, known)}")

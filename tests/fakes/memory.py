@@ -26,13 +26,13 @@ class FakeMemory(memory_pb2_grpc.MemoryServiceServicer):
         self.go_on = asyncio.Event()
         """Preparations wait for it."""
         self.error: HekatonError | None = None
-        self.asked: list[tuple[str, str]] = []
+        self.asked: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self.tokenizers = 0
 
     async def PrepareModel(
         self, request: pb.PrepareModelRequest, context: Context
     ) -> AsyncIterator[pb.PrepareModelResponse]:
-        self.asked.append((request.source, request.dtype))
+        self.asked.put_nowait((request.source, request.dtype))
         yield pb.PrepareModelResponse(progress=pb.Progress(done_bytes=1, total_bytes=2))
         await self.go_on.wait()
         if self.error:

@@ -51,7 +51,6 @@ class Stream:
         self.call = call
         self.token_ids: list[int] = []
         self.text = ""
-        self.messages = 0
 
     async def accepted(self) -> pb.Accepted:
         response = await anext(aiter(self.call))
@@ -87,7 +86,6 @@ class Stream:
         assert tokens.first_index == len(self.token_ids)
         self.token_ids += tokens.token_ids
         self.text += tokens.text
-        self.messages += 1
 
 
 @asynccontextmanager
@@ -132,4 +130,8 @@ async def eventually(look: Callable[[], Awaitable[T]], good: Callable[[T], bool]
     retrying = AsyncRetrying(
         retry=retry_if_result(lambda seen: not good(seen)), wait=wait_fixed(0.02), stop=stop_after_delay(timeout_s)
     )
-    return await retrying(look)
+
+    async def seen() -> T:
+        return await look()
+
+    return await retrying(seen)

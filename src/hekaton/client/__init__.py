@@ -1,0 +1,29 @@
+"""The Python client: `async with Client("127.0.0.1:50051") as client: …`."""
+
+from hekaton.client.client import Client
+from hekaton.client.types import (
+    Accepted,
+    Completion,
+    Finished,
+    GenerationEvent,
+    Message,
+    Model,
+    Pool,
+    SamplingOptions,
+    Tokens,
+    Worker,
+)
+
+__all__ = [
+    "Accepted",
+    "Client",
+    "Completion",
+    "Finished",
+    "GenerationEvent",
+    "Message",
+    "Model",
+    "Pool",
+    "SamplingOptions",
+    "Tokens",
+    "Worker",
+]

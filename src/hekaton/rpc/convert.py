@@ -105,6 +105,17 @@ def stats_to_pb(stats: facts.RequestStats) -> common_pb2.RequestStats:
     )
 
 
+def stats_from_pb(message: common_pb2.RequestStats) -> facts.RequestStats:
+    return facts.RequestStats(
+        prompt_tokens=message.prompt_tokens,
+        completion_tokens=message.completion_tokens,
+        preemptions=message.preemptions,
+        epoch=message.epoch,
+        failures=message.failures,
+        worker_id=message.worker_id,
+    )
+
+
 def turn_to_pb(turn: facts.TurnRecord) -> common_pb2.TurnRecord:
     return common_pb2.TurnRecord(
         index=turn.index,

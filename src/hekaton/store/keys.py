@@ -14,6 +14,7 @@ class Kind(StrEnum):
     WORKER = "worker"
     MEMORY = "memory"
     ROUTER = "router"
+    SCHEDULER = "scheduler"
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,13 @@ class Requests:
             held = await self._redis.hgetall(self._keys.held(worker_id))
         return tuple(convert(held, dict[str, int]).items())
 
+    async def holders(self) -> frozenset[str]:
+        """Ids of all workers that hold something, dead ones included. Walks over all keys: for a takeover only."""
+        prefix = self._keys.held_prefix
+        with translated():
+            names = [name.decode() async for name in self._redis.scan_iter(match=f"{prefix}*", count=1000)]
+        return frozenset(name.removeprefix(prefix) for name in names)
+
     async def queued(self) -> int:
         """How many requests wait for a worker."""
         with translated():

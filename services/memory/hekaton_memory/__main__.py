@@ -1,0 +1,43 @@
+"""The memory service's process: `python -m hekaton_memory`."""
+
+import asyncio
+from contextlib import aclosing, closing
+
+from hekaton.config import MemorySettings
+from hekaton.rpc.server import new_id, run, serving
+from hekaton.store.connect import connect
+from hekaton_memory.builds import Builds
+from hekaton_memory.cache import Cache
+from hekaton_memory.registration import Registration
+from hekaton_memory.segments import Segments
+from hekaton_memory.service import servicer
+from hekaton_memory.weights import Weights
+
+LEASE_FACTOR = 2
+"""A lease on weights outlives the holder's own lease in Redis, so that nobody loses what he still uses."""
+
+
+async def main(settings: MemorySettings, stop: asyncio.Event) -> None:
+    """Serves until `stop`, then removes every image: who has one mapped keeps its bytes until he lets go."""
+    memory_id = settings.memory_id or new_id("memory")
+    with closing(Segments(settings.segment_dir)) as segments:
+        cache = Cache(segments, settings.host_memory)
+        builds = Builds(segments, cache, settings.builders)
+        weights = Weights(segments, cache, builds, settings.lease_s * LEASE_FACTOR)
+        async with (
+            connect(settings.redis_url) as redis,
+            aclosing(builds),
+            serving(settings, [servicer(weights)]) as server,
+            asyncio.TaskGroup() as tasks,
+        ):
+            tasks.create_task(Registration(redis, settings, memory_id, server.address).keep(stop))
+            try:
+                await server.set_serving(True)
+                await stop.wait()
+            finally:
+                stop.set()
+        cache.check_integrity()
+
+
+if __name__ == "__main__":
+    run(MemorySettings, main)

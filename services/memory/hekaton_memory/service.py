@@ -1,0 +1,83 @@
+"""gRPC adapter: MemoryService over `Weights`."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from hekaton.facts import ModelSpec
+from hekaton.rpc.convert import duration, spec_to_pb, tensor_to_pb
+from hekaton.rpc.interceptors import Context
+from hekaton.rpc.server import Servicer
+from hekaton.v1 import memory_pb2 as pb
+from hekaton.v1 import memory_pb2_grpc
+from hekaton_memory.builder import Progress
+from hekaton_memory.weights import Leased, Weights
+
+
+class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+
+    async def PrepareModel(
+        self, request: pb.PrepareModelRequest, context: Context
+    ) -> AsyncIterator[pb.PrepareModelResponse]:
+        async with aclosing(self._weights.prepare(request.source, request.dtype)) as events:
+            async for event in events:
+                if isinstance(event, ModelSpec):
+                    yield pb.PrepareModelResponse(spec=spec_to_pb(event))
+                else:
+                    yield pb.PrepareModelResponse(progress=_progress(event))
+
+    async def AcquireWeights(
+        self, request: pb.AcquireWeightsRequest, context: Context
+    ) -> AsyncIterator[pb.AcquireWeightsResponse]:
+        acquired = self._weights.acquire(request.holder_id, request.digest, request.source, request.dtype)
+        async with aclosing(acquired) as events:
+            async for event in events:
+                if isinstance(event, Leased):
+                    yield pb.AcquireWeightsResponse(lease=_lease(event))
+                else:
+                    yield pb.AcquireWeightsResponse(progress=_progress(event))
+
+    async def RenewLeases(self, request: pb.RenewLeasesRequest, context: Context) -> pb.RenewLeasesResponse:
+        lost = self._weights.renew(request.holder_id, list(request.lease_ids))
+        return pb.RenewLeasesResponse(lost_lease_ids=lost)
+
+    async def ReleaseWeights(self, request: pb.ReleaseWeightsRequest, context: Context) -> pb.ReleaseWeightsResponse:
+        self._weights.cache.release(request.lease_id)
+        return pb.ReleaseWeightsResponse()
+
+    async def GetTokenizer(self, request: pb.GetTokenizerRequest, context: Context) -> pb.GetTokenizerResponse:
+        prepared = await self._weights.describe(request.digest, request.source, request.dtype)
+        return pb.GetTokenizerResponse(
+            tokenizer_json=prepared.tokenizer_json.encode(),
+            chat_template=prepared.chat_template,
+            special_tokens=prepared.special_tokens,
+        )
+
+    async def GetMemoryStatus(self, request: pb.GetMemoryStatusRequest, context: Context) -> pb.GetMemoryStatusResponse:
+        cache = self._weights.cache
+        images = [pb.CachedImage(digest=i.digest, bytes=i.nbytes, leases=i.leases) for i in cache.images()]
+        return pb.GetMemoryStatusResponse(budget_bytes=cache.budget_bytes, used_bytes=cache.used_bytes, images=images)
+
+
+def servicer(weights: Weights) -> Servicer:
+    adapter = MemoryServicer(weights)
+    return Servicer(
+        "hekaton.v1.MemoryService",
+        lambda server: memory_pb2_grpc.add_MemoryServiceServicer_to_server(adapter, server),
+    )
+
+
+def _progress(progress: Progress) -> pb.Progress:
+    return pb.Progress(done_bytes=progress.done_bytes, total_bytes=progress.total_bytes)
+
+
+def _lease(leased: Leased) -> pb.WeightsLease:
+    return pb.WeightsLease(
+        lease_id=leased.lease.lease_id,
+        duration=duration(leased.duration_s),
+        segment_path=str(leased.path),
+        segment_bytes=leased.nbytes,
+        tensors=[tensor_to_pb(entry) for entry in leased.prepared.tensors],
+        config_json=leased.prepared.config_json,
+    )

@@ -1,0 +1,150 @@
+"""What a request must be to be accepted: pure checks, each with its own error."""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hekaton.errors import InvalidArgument, ModelNotReady, ModelTooLarge, NoWorker
+from hekaton.facts import CatalogEntry, ModelSpec, ModelState, Sampling, Slo
+from hekaton.rpc import convert
+from hekaton.v1 import common_pb2, inference_pb2
+
+KV_BLOCK_TOKENS = 16
+MAX_STOP_TOKENS = 64
+MAX_SLO_S = 86_400.0
+MAX_SEED = (1 << 63) - 1
+REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+EMULATED = "emulated"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A live worker's accelerator, as far as admission cares."""
+
+    kind: str
+    memory_bytes: int
+
+    @property
+    def emulated(self) -> bool:
+        return self.kind.startswith(EMULATED)
+
+
+def check_request_id(request_id: str) -> None:
+    if not REQUEST_ID.fullmatch(request_id):
+        raise InvalidArgument("request_id must be 1 to 128 of A-Z a-z 0-9 . _ : -, the first a letter or digit")
+
+
+def ready_spec(entry: CatalogEntry) -> ModelSpec:
+    """The spec of a model that can serve. Raises ModelNotReady."""
+    if entry.state is ModelState.READY and entry.spec:
+        return entry.spec
+    why = f": {entry.error}" if entry.error else "; try again when it is ready"
+    raise ModelNotReady(f"model {entry.name} is {entry.state.value}{why}")
+
+
+def check_prompt(token_ids: list[int], spec: ModelSpec) -> None:
+    if not token_ids:
+        raise InvalidArgument("the prompt is empty: send at least one token")
+    if max(token_ids) >= spec.vocab_size:
+        raise InvalidArgument(f"token id {max(token_ids)} is not below the model's vocabulary size {spec.vocab_size}")
+
+
+def decide_slo(message: common_pb2.Slo, default: Slo) -> Slo:
+    """The request's objective, the model's where it says nothing."""
+    slo = convert.slo_from_pb(message, default)
+    for name, value in (("ttft", slo.ttft_s), ("tbt", slo.tbt_s)):
+        if not 0 < value <= MAX_SLO_S:
+            raise InvalidArgument(f"slo.{name} must be above 0 s and at most {MAX_SLO_S:g} s, not {value:g} s")
+    return slo
+
+
+def decide_sampling(
+    message: common_pb2.Sampling, spec: ModelSpec, *, prompt_tokens: int, default_max_tokens: int, drawn_seed: int
+) -> Sampling:
+    """Every field decided and in range. Raises InvalidArgument."""
+    _check_ranges(message, spec)
+    ends = set(message.stop_token_ids)
+    if not message.ignore_eos:
+        ends |= set(spec.eos_token_ids)
+    return Sampling(
+        max_tokens=_max_tokens(message, spec, prompt_tokens, default_max_tokens),
+        seed=message.seed if message.HasField("seed") else drawn_seed,
+        temperature=message.temperature,
+        top_p=message.top_p if message.HasField("top_p") else 1.0,
+        top_k=message.top_k,
+        stop_token_ids=tuple(sorted(ends)),
+    )
+
+
+def _check_ranges(message: common_pb2.Sampling, spec: ModelSpec) -> None:
+    if not math.isfinite(message.temperature) or message.temperature < 0:
+        raise InvalidArgument(f"sampling.temperature must be a number from 0 on, not {message.temperature:g}")
+    if message.HasField("top_p") and not 0 < message.top_p <= 1:
+        raise InvalidArgument(f"sampling.top_p must be above 0 and at most 1, not {message.top_p:g}")
+    if message.seed > MAX_SEED:
+        raise InvalidArgument(f"sampling.seed must be at most {MAX_SEED}, not {message.seed}")
+    if len(message.stop_token_ids) > MAX_STOP_TOKENS:
+        raise InvalidArgument(f"at most {MAX_STOP_TOKENS} stop_token_ids, not {len(message.stop_token_ids)}")
+    if any(token_id >= spec.vocab_size for token_id in message.stop_token_ids):
+        raise InvalidArgument(f"every stop token id must be below the vocabulary size {spec.vocab_size}")
+
+
+def _max_tokens(message: common_pb2.Sampling, spec: ModelSpec, prompt_tokens: int, default: int) -> int:
+    context = spec.max_context_tokens
+    left = context - prompt_tokens
+    if left < 1:
+        raise InvalidArgument(
+            f"the prompt has {prompt_tokens} tokens, which leaves no room in the context limit of {context} tokens"
+        )
+    if not message.HasField("max_tokens"):
+        return min(default, left)
+    if message.max_tokens < 1:
+        raise InvalidArgument("sampling.max_tokens must be at least 1")
+    if message.max_tokens > left:
+        raise InvalidArgument(
+            f"prompt ({prompt_tokens} tokens) and max_tokens ({message.max_tokens}) together exceed the context limit "
+            f"of {context} tokens: max_tokens may be at most {left}"
+        )
+    return message.max_tokens
+
+
+def kv_bytes(spec: ModelSpec, tokens: int) -> int:
+    """Bytes of KV cache for so many tokens, in whole blocks."""
+    return math.ceil(tokens / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS * spec.kv_bytes_per_token
+
+
+def check_pool(model: str, spec: ModelSpec, devices: Iterable[Device]) -> None:
+    """That some live device can hold the model. Raises NoWorker or ModelTooLarge."""
+    largest = _largest(model, spec, devices)
+    least = spec.weight_bytes + kv_bytes(spec, 1)
+    if least > largest:
+        raise ModelTooLarge(
+            f"model {model} needs {least} bytes (weights and one KV block), the largest device has {largest}: "
+            "start a worker with more device memory"
+        )
+
+
+def check_room(model: str, spec: ModelSpec, tokens: int, devices: Iterable[Device]) -> None:
+    """That prompt and output fit beside the weights on the largest device. Raises NoWorker or InvalidArgument."""
+    room = _largest(model, spec, devices) - spec.weight_bytes
+    needed = kv_bytes(spec, tokens)
+    if needed > room:
+        raise InvalidArgument(
+            f"{tokens} tokens (prompt and max_tokens) need {needed} bytes of KV cache, the largest device has {room} "
+            f"beside the weights of {model}: shorten the prompt or lower max_tokens"
+        )
+
+
+def _largest(model: str, spec: ModelSpec, devices: Iterable[Device]) -> int:
+    """Memory of the largest device that may run the model: emulated models run on emulated devices only."""
+    emulated = spec.architecture == EMULATED
+    sizes = [device.memory_bytes for device in devices if device.emulated == emulated]
+    if not sizes:
+        raise NoWorker(f"no live worker can run model {model}: start one")
+    return max(sizes)
+
+
+def check_prompt_form(request: inference_pb2.GenerateRequest | inference_pb2.TokenizeRequest) -> None:
+    if request.WhichOneof("prompt") is None:
+        raise InvalidArgument("send exactly one prompt: text, chat or token_ids")

@@ -1,0 +1,132 @@
+"""InferenceService: text in, tokens out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import structlog
+from opentelemetry import trace
+
+from hekaton import telemetry
+from hekaton.config import RouterSettings
+from hekaton.errors import InvalidArgument
+from hekaton.facts import RequestRecord
+from hekaton.rpc import convert
+from hekaton.rpc.interceptors import Context
+from hekaton.v1 import inference_pb2 as pb
+from hekaton.v1 import inference_pb2_grpc
+from hekaton_router import admission
+from hekaton_router.detokenizer import Decoding, Detokenizer
+from hekaton_router.intake import Intake
+from hekaton_router.keeper import Keeper
+from hekaton_router.live import LiveRequest
+
+log = structlog.get_logger(__name__)
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
+    def __init__(self, settings: RouterSettings, intake: Intake, keeper: Keeper) -> None:
+        self._settings = settings
+        self._intake = intake
+        self._keeper = keeper
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
+        clock = asyncio.get_running_loop().time
+        ends_s = clock() + self._budget_s(context)
+        admitted = await self._intake.admit(request, ends_s)
+        record = admitted.record
+        _describe(record)
+        with self._keeper.hold(record, ends_s) as live:
+            await self._keeper.accept(live, admitted.prompt, ends_s - clock())
+            log.info("accepted", model=record.model, prompt_tokens=record.prompt_tokens)
+            yield pb.GenerateResponse(accepted=_accepted(record))
+            output = Output(live, admitted.codec.decoding)
+            while (tokens := await output.next()) is not None:
+                yield pb.GenerateResponse(tokens=tokens)
+            finished = live.outcome()
+            _conclude(finished)
+            yield pb.GenerateResponse(finished=finished)
+
+    async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
+        admission.check_request_id(request.request_id)
+        return pb.CancelResponse(cancelled=await self._keeper.cancel(request.request_id))
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        admission.check_prompt_form(request)
+        entry, spec = await self._intake.model(request.model, self._budget_s(context))
+        codec = await self._intake.tokenizers.get(entry, spec)
+        return pb.TokenizeResponse(token_ids=await self._intake.encode(request, codec))
+
+    async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
+        entry, spec = await self._intake.model(request.model, self._budget_s(context))
+        if any(token_id >= spec.vocab_size for token_id in request.token_ids):
+            raise InvalidArgument(f"every token id must be below the vocabulary size {spec.vocab_size}")
+        codec = await self._intake.tokenizers.get(entry, spec)
+        text = await self._intake.tokenizers.run(codec.decode, list(request.token_ids))
+        return pb.DetokenizeResponse(text=text)
+
+    def _budget_s(self, context: Context) -> float:
+        remaining_s = context.time_remaining()
+        if remaining_s is None:
+            remaining_s = self._settings.default_deadline_s
+        return min(remaining_s, self._settings.max_deadline_s)
+
+
+class Output:
+    """What a client reads of a live request: all that came since it read last, in one message."""
+
+    def __init__(self, live: LiveRequest, decoding: Decoding) -> None:
+        self._live = live
+        self._detokenizer = Detokenizer(decoding)
+        self._sent = 0
+        self._closed = False
+
+    async def next(self) -> pb.Tokens | None:
+        """Waits for tokens; None after the last ones."""
+        if self._closed:
+            return None
+        await self._live.more(self._sent)
+        first, token_ids = self._sent, self._live.token_ids[self._sent :]
+        self._sent += len(token_ids)
+        text = self._detokenizer.push(token_ids)
+        if self._live.end:
+            self._closed = True
+            text += self._detokenizer.flush()
+        if not token_ids and not text:
+            return None
+        return pb.Tokens(first_index=first, token_ids=token_ids, text=text)
+
+
+def _accepted(record: RequestRecord) -> pb.Accepted:
+    return pb.Accepted(
+        request_id=record.request_id,
+        prompt_tokens=record.prompt_tokens,
+        seed=record.sampling.seed,
+        slo=convert.slo_to_pb(record.slo),
+        deadline=convert.duration(record.deadline_s),
+    )
+
+
+def _describe(record: RequestRecord) -> None:
+    """Names the request in this call's logs and span."""
+    structlog.contextvars.bind_contextvars(request_id=record.request_id)
+    trace.get_current_span().set_attributes(
+        {
+            telemetry.GEN_AI_OPERATION: "generate_content",
+            telemetry.GEN_AI_MODEL: record.model,
+            telemetry.GEN_AI_INPUT_TOKENS: record.prompt_tokens,
+            telemetry.REQUEST_ID: record.request_id,
+        }
+    )
+
+
+def _conclude(finished: pb.Finished) -> None:
+    reason = convert.FINISH_FROM_PB[finished.reason].value
+    log.info("finished", reason=reason, tokens=finished.stats.completion_tokens, worker_id=finished.stats.worker_id)
+    trace.get_current_span().set_attributes(
+        {
+            telemetry.GEN_AI_OUTPUT_TOKENS: finished.stats.completion_tokens,
+            telemetry.GEN_AI_FINISH_REASONS: [reason],
+            telemetry.WORKER_ID: finished.stats.worker_id,
+            telemetry.EPOCH: finished.stats.epoch,
+        }
+    )

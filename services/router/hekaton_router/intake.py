@@ -1,0 +1,104 @@
+"""From a client's request to a record that can be accepted."""
+
+import asyncio
+import secrets
+import uuid
+from dataclasses import dataclass
+from functools import partial
+
+from hekaton import telemetry
+from hekaton.config import RouterSettings
+from hekaton.errors import DeadlineExceeded, InvalidArgument
+from hekaton.facts import CatalogEntry, ModelSpec, RequestRecord
+from hekaton.store.catalog import Catalog
+from hekaton.v1 import inference_pb2 as pb
+from hekaton_router import admission
+from hekaton_router.models import find
+from hekaton_router.patience import Patience
+from hekaton_router.tokenization import TextCodec, TokenizerCache
+from hekaton_router.view import PoolView
+
+SEED_BITS = 63
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    record: RequestRecord
+    prompt: list[int]
+    codec: TextCodec
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    settings: RouterSettings
+    router_id: str
+    catalog: Catalog
+    view: PoolView
+    tokenizers: TokenizerCache
+    patience: Patience
+
+    async def admit(self, request: pb.GenerateRequest, ends_s: float) -> Admitted:
+        """Checks everything that can be checked before acceptance; each refusal is an error of its own.
+
+        `ends_s` is the deadline on the event loop's clock.
+        """
+        if request.request_id:
+            admission.check_request_id(request.request_id)
+        admission.check_prompt_form(request)
+        entry, spec = await self.model(request.model, _left_s(ends_s))
+        admission.check_pool(entry.name, spec, self.view.devices())
+        codec = await self.tokenizers.get(entry, spec)
+        prompt = await self._prompt(request, codec)
+        record = self._record(request, entry, spec, prompt, ends_s)
+        return Admitted(record, prompt, codec)
+
+    async def model(self, name: str, budget_s: float) -> tuple[CatalogEntry, ModelSpec]:
+        """A model that can serve. Raises ModelNotFound, ModelNotReady, StoreUnavailable."""
+        entry = await self.patience.run(partial(find, self.catalog, name), budget_s)
+        return entry, admission.ready_spec(entry)
+
+    async def encode(self, request: pb.GenerateRequest | pb.TokenizeRequest, codec: TextCodec) -> list[int]:
+        """Ids of a text or a conversation."""
+        if request.WhichOneof("prompt") == "text":
+            return await self.tokenizers.run(codec.encode, request.text)
+        if request.WhichOneof("prompt") == "chat":
+            messages = [{"role": message.role, "content": message.content} for message in request.chat.messages]
+            if not messages:
+                raise InvalidArgument("the chat is empty: send at least one message")
+            return await self.tokenizers.run(codec.encode_chat, messages)
+        raise InvalidArgument("send exactly one prompt: text or chat")
+
+    async def _prompt(self, request: pb.GenerateRequest, codec: TextCodec) -> list[int]:
+        if request.HasField("token_ids"):
+            return list(request.token_ids.ids)
+        return await self.encode(request, codec)
+
+    def _record(
+        self, request: pb.GenerateRequest, entry: CatalogEntry, spec: ModelSpec, prompt: list[int], ends_s: float
+    ) -> RequestRecord:
+        admission.check_prompt(prompt, spec)
+        sampling = admission.decide_sampling(
+            request.sampling,
+            spec,
+            prompt_tokens=len(prompt),
+            default_max_tokens=self.settings.default_max_tokens,
+            drawn_seed=secrets.randbits(SEED_BITS),
+        )
+        admission.check_room(entry.name, spec, len(prompt) + sampling.max_tokens, self.view.devices())
+        return RequestRecord(
+            request_id=request.request_id or uuid.uuid4().hex,
+            router_id=self.router_id,
+            model=entry.name,
+            prompt_tokens=len(prompt),
+            sampling=sampling,
+            slo=admission.decide_slo(request.slo, entry.slo),
+            deadline_s=_left_s(ends_s),
+            trace_context=telemetry.current_traceparent(),
+        )
+
+
+def _left_s(ends_s: float) -> float:
+    left_s = ends_s - asyncio.get_running_loop().time()
+    if left_s <= 0:
+        raise DeadlineExceeded("the deadline passed before the request was accepted: allow more time")
+    return left_s

@@ -1,0 +1,133 @@
+"""One token stream to every live worker."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+import grpc.aio
+import structlog
+
+from hekaton.rpc.channel import open_channel
+from hekaton.rpc.errors import CODES, from_status
+from hekaton.v1 import inference_pb2, worker_pb2, worker_pb2_grpc
+from hekaton_router.live import LiveRequests, OutOfSequence
+from hekaton_router.perworker import PerWorker
+
+log = structlog.get_logger(__name__)
+RETRY_MIN_S = 0.05
+RETRY_MAX_S = 1.0
+
+
+class Link:
+    """The stream to one worker, opened again as long as the worker is listed.
+
+    On every opening the worker announces this router's requests anew, so nothing has to be remembered here: a
+    request that is not live any more is cancelled when it is announced.
+    """
+
+    def __init__(self, router_id: str, worker_id: str, address: str, requests: LiveRequests) -> None:
+        self.worker_id = worker_id
+        self.address = address
+        self._router_id = router_id
+        self._requests = requests
+        self._outgoing: asyncio.Queue[worker_pb2.StreamTokensRequest] = asyncio.Queue()
+
+    def cancel(self, request_id: str) -> None:
+        """Asks the worker to end a request. Lost if the link is down: the next announcement asks again."""
+        cancel = worker_pb2.CancelOnWorker(request_id=request_id)
+        self._outgoing.put_nowait(worker_pb2.StreamTokensRequest(cancel=cancel))
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        loop = asyncio.get_running_loop()
+        delay_s = RETRY_MIN_S
+        async with open_channel(self.address) as channel:
+            stub = worker_pb2_grpc.WorkerServiceStub(channel)
+            while True:
+                opened_s = loop.time()
+                why = await self._stream(stub)
+                log.warning("link lost", worker_id=self.worker_id, address=self.address, why=why)
+                lasted = loop.time() - opened_s > RETRY_MAX_S
+                delay_s = RETRY_MIN_S if lasted else min(2 * delay_s, RETRY_MAX_S)
+                await asyncio.sleep(delay_s)
+
+    async def _stream(self, stub: worker_pb2_grpc.WorkerServiceStub) -> str:
+        """One stream, until it ends; says why it did."""
+        call = stub.StreamTokens(self._messages())
+        try:
+            async for message in call:
+                self._take(message)
+            return "ended by the worker"
+        except grpc.aio.AioRpcError as error:
+            return error.details() or error.code().name
+        except OutOfSequence as error:
+            return str(error)
+        finally:
+            call.cancel()
+
+    async def _messages(self) -> AsyncIterator[worker_pb2.StreamTokensRequest]:
+        outgoing = self._outgoing = asyncio.Queue()
+        yield worker_pb2.StreamTokensRequest(hello=worker_pb2.StreamTokensHello(router_id=self._router_id))
+        while True:
+            yield await outgoing.get()
+
+    def _take(self, message: worker_pb2.StreamTokensResponse) -> None:
+        """Never waits: a slow client must not hold up the others' tokens."""
+        match message.WhichOneof("message"):
+            case "assigned":
+                self._assigned(message.assigned)
+            case "step":
+                self._step(message.step)
+            case "ended":
+                self._ended(message.ended)
+
+    def _assigned(self, assigned: worker_pb2.Assigned) -> None:
+        live = self._requests.get(assigned.request_id)
+        if live is None or live.end:
+            self.cancel(assigned.request_id)
+        elif live.assign(assigned.epoch, self.worker_id):
+            produced = worker_pb2.Produced(
+                request_id=assigned.request_id, epoch=assigned.epoch, token_ids=live.token_ids
+            )
+            self._outgoing.put_nowait(worker_pb2.StreamTokensRequest(produced=produced))
+
+    def _step(self, step: worker_pb2.StepTokens) -> None:
+        for tokens in step.requests:
+            if live := self._requests.get(tokens.request_id):
+                live.extend(tokens.epoch, tokens.first_index, tokens.token_ids)
+
+    def _ended(self, ended: worker_pb2.Ended) -> None:
+        live = self._requests.get(ended.request_id)
+        if live is None:
+            return
+        if ended.code:
+            code = CODES.get(ended.code, grpc.StatusCode.UNKNOWN)
+            live.finish(ended.epoch, from_status(code, ended.error_reason, ended.error))
+        else:
+            live.finish(ended.epoch, inference_pb2.Finished(reason=ended.reason, stats=ended.stats))
+
+
+class Links:
+    """The links to the workers that are listed."""
+
+    def __init__(self, router_id: str, requests: LiveRequests, group: asyncio.TaskGroup) -> None:
+        self._router_id = router_id
+        self._requests = requests
+        self._links: dict[str, Link] = {}
+        self._tasks = PerWorker(group, self._run)
+
+    def update(self, addresses: Mapping[str, str]) -> None:
+        """Links exactly these workers (id → address) from now on."""
+        self._tasks.update(addresses)
+
+    def cancel(self, request_id: str, worker_id: str) -> None:
+        """Ends a request on the worker that holds it; one that does not know it ignores this."""
+        if link := self._links.get(worker_id):
+            link.cancel(request_id)
+
+    async def _run(self, worker_id: str, address: str) -> None:
+        link = self._links[worker_id] = Link(self._router_id, worker_id, address, self._requests)
+        try:
+            await link.run()
+        finally:
+            if self._links.get(worker_id) is link:
+                del self._links[worker_id]

@@ -1,0 +1,105 @@
+"""The requests whose clients are connected to this router."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+from hekaton.errors import AlreadyExists, Cancelled, HekatonError
+from hekaton.facts import RequestRecord
+from hekaton.v1 import inference_pb2
+
+
+class OutOfSequence(Exception):
+    """A worker sent what cannot follow what it sent before: its link must start anew."""
+
+
+class LiveRequest:
+    """The output of one request so far, and how it ended. Links write, the client's call reads.
+
+    A slow client costs memory here only: never more ids than `max_tokens`.
+    """
+
+    def __init__(self, record: RequestRecord) -> None:
+        self.record = record
+        self.token_ids: list[int] = []
+        self.epoch = 0
+        self.worker_id = ""
+        self.end: inference_pb2.Finished | HekatonError | None = None
+        self.accepted = False
+        """The store knows it."""
+        self.stored_tokens = 0
+        """As of the last checkpoint."""
+        self.seen_failed = False
+        self._changed = asyncio.Event()
+
+    def assign(self, epoch: int, worker_id: str) -> bool:
+        """A worker says that it holds this request; False if a newer attempt is known."""
+        if epoch < self.epoch:
+            return False
+        self.epoch, self.worker_id = epoch, worker_id
+        return True
+
+    def extend(self, epoch: int, first_index: int, token_ids: Sequence[int]) -> None:
+        """Takes what is new of these tokens; an older attempt's are ignored. Raises OutOfSequence on a gap."""
+        if epoch != self.epoch or self.end:
+            return
+        known = len(self.token_ids)
+        if first_index > known or first_index + len(token_ids) > self.record.sampling.max_tokens:
+            raise OutOfSequence(
+                f"request {self.record.request_id}: {len(token_ids)} tokens from {first_index} after {known}"
+            )
+        self.token_ids += token_ids[known - first_index :]
+        self._changed.set()
+
+    def finish(self, epoch: int, end: inference_pb2.Finished | HekatonError) -> None:
+        """The attempt's terminal event; an older attempt's is ignored. Raises OutOfSequence if tokens are missing."""
+        if epoch < self.epoch:
+            return
+        if isinstance(end, inference_pb2.Finished) and end.stats.completion_tokens != len(self.token_ids):
+            raise OutOfSequence(
+                f"request {self.record.request_id}: ended after {end.stats.completion_tokens} tokens, "
+                f"{len(self.token_ids)} have come"
+            )
+        self.stop(end)
+
+    def stop(self, end: inference_pb2.Finished | HekatonError) -> None:
+        """Ends the request here, unless it has ended."""
+        self.end = self.end or end
+        self._changed.set()
+
+    def outcome(self) -> inference_pb2.Finished:
+        """How the request ended; raises what ended it otherwise."""
+        if isinstance(self.end, inference_pb2.Finished):
+            return self.end
+        raise self.end or Cancelled("the request has not ended")
+
+    async def more(self, seen: int) -> None:
+        """Returns when there are more than `seen` tokens, or the end. One caller at a time."""
+        while len(self.token_ids) <= seen and not self.end:
+            self._changed.clear()
+            await self._changed.wait()
+
+
+class LiveRequests:
+    """All of them, by id."""
+
+    def __init__(self) -> None:
+        self._requests: dict[str, LiveRequest] = {}
+
+    def add(self, record: RequestRecord) -> LiveRequest:
+        """Raises AlreadyExists. Comes before the store's acceptance: a worker may announce the request at once."""
+        if record.request_id in self._requests:
+            raise AlreadyExists(f"request {record.request_id} exists: choose another request_id")
+        live = self._requests[record.request_id] = LiveRequest(record)
+        return live
+
+    def get(self, request_id: str) -> LiveRequest | None:
+        return self._requests.get(request_id)
+
+    def remove(self, live: LiveRequest) -> None:
+        self._requests.pop(live.record.request_id, None)
+
+    def __iter__(self) -> Iterator[LiveRequest]:
+        return iter(list(self._requests.values()))
+
+    def __len__(self) -> int:
+        return len(self._requests)

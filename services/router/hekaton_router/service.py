@@ -1,0 +1,126 @@
+"""The router's parts put together, and its life from start to SIGTERM."""
+
+import asyncio
+import time
+
+import structlog
+from redis.asyncio import Redis
+
+from hekaton.config import RouterSettings
+from hekaton.errors import StaleTerm, StoreUnavailable
+from hekaton.rpc.server import RunningServer, Servicer, new_id, serving
+from hekaton.store.catalog import Catalog
+from hekaton.store.connect import connect
+from hekaton.store.keys import Kind
+from hekaton.store.leadership import Leadership
+from hekaton.store.requests import Requests
+from hekaton.store.workers import Registry
+from hekaton.v1 import inference_pb2_grpc, models_pb2_grpc, pool_pb2_grpc
+from hekaton_router.chores import Chores
+from hekaton_router.inference import InferenceServicer
+from hekaton_router.intake import Intake
+from hekaton_router.keeper import Keeper
+from hekaton_router.links import Links
+from hekaton_router.live import LiveRequests
+from hekaton_router.memories import Memories
+from hekaton_router.models import ModelServicer
+from hekaton_router.patience import Patience
+from hekaton_router.pool import PoolServicer
+from hekaton_router.tasks import end
+from hekaton_router.tokenization import TokenizerCache
+from hekaton_router.view import PoolView
+
+log = structlog.get_logger(__name__)
+CLEANUP_S = 2.0
+
+
+class Router:
+    """One router's objects. Its tasks live in `group`."""
+
+    def __init__(self, settings: RouterSettings, redis: Redis, group: asyncio.TaskGroup) -> None:
+        self._settings = settings
+        self._registry = Registry(redis, Kind.ROUTER)
+        self._incarnation = time.time_ns() // 1_000_000
+        self.router_id = settings.router_id or new_id("router")
+        self.view = PoolView(Registry(redis, Kind.WORKER), Registry(redis, Kind.MEMORY))
+        self.chores = Chores()
+        live = LiveRequests()
+        self.links = Links(self.router_id, live, group)
+        store, catalog = Requests(redis), Catalog(redis)
+        patience = Patience(settings.redis_wait_s)
+        memories = Memories(self.view)
+        tokenizers = TokenizerCache(memories.tokenizer, timeout_s=settings.tokenizer_timeout_s)
+        self.keeper = Keeper(store, live, self.links, self.chores, patience, settings.max_queued_requests)
+        intake = Intake(settings, self.router_id, catalog, self.view, tokenizers, patience)
+        self._inference = InferenceServicer(settings, intake, self.keeper)
+        self._models = ModelServicer(settings, catalog, self.view, memories, self.chores)
+        self.pool = PoolServicer(self.view, store, Leadership(redis), group)
+
+    def servicers(self) -> list[Servicer]:
+        return [
+            Servicer(
+                "hekaton.v1.InferenceService",
+                lambda server: inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._inference, server),
+            ),
+            Servicer(
+                "hekaton.v1.ModelService",
+                lambda server: models_pb2_grpc.add_ModelServiceServicer_to_server(self._models, server),
+            ),
+            Servicer(
+                "hekaton.v1.PoolService",
+                lambda server: pool_pb2_grpc.add_PoolServiceServicer_to_server(self.pool, server),
+            ),
+        ]
+
+    async def heartbeat(self, server: RunningServer, stop: asyncio.Event) -> None:
+        """Until cancelled: says that it lives, follows who else does, and answers health checks accordingly.
+
+        Sets `stop` if a newer process took this router's id.
+        """
+        while True:
+            try:
+                await self._beat(server.address)
+            except StoreUnavailable as error:
+                log.warning("Redis is away", why=error.message, away_s=round(self.view.away_s(), 1))
+            except StaleTerm as error:
+                log.error(error.message)
+                stop.set()
+            if not stop.is_set():
+                await server.set_serving(self._ready())
+            await asyncio.sleep(self._settings.heartbeat_s)
+
+    async def leave(self) -> None:
+        """Cancels what its clients still wait for, and says goodbye."""
+        self.keeper.abandon()
+        await self.chores.flush(CLEANUP_S)
+        self.links.update({})
+        try:
+            await self._registry.remove(self.router_id, self._incarnation)
+        except StoreUnavailable:
+            log.warning("could not say goodbye; the registration runs out by itself")
+
+    async def _beat(self, address: str) -> None:
+        info, ttl_s = address.encode(), self._settings.lease_s
+        await self._registry.heartbeat(self.router_id, info, ttl_s, self._incarnation)
+        await self.view.refresh()
+        self.links.update(self.view.addresses())
+
+    def _ready(self) -> bool:
+        return bool(self.view.devices()) and self.view.away_s() <= self._settings.redis_wait_s
+
+
+async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
+    """Serves until `stop`, lets the running streams end, cancels what is left."""
+    async with connect(settings.redis_url) as redis:
+        group = asyncio.TaskGroup()
+        router = Router(settings, redis, group)
+        served = serving(settings, router.servicers(), max_message_bytes=settings.max_message_bytes)
+        async with served as server, group:
+            chores = [group.create_task(router.chores.run()), group.create_task(router.keeper.run())]
+            heartbeat = group.create_task(router.heartbeat(server, stop))
+            await stop.wait()
+            router.pool.close()
+            await server.drain(settings.drain_timeout_s)
+            await end([heartbeat])
+            await router.leave()
+            await end(chores)

@@ -1,0 +1,95 @@
+"""The leader's Control stream to one worker, opened again as long as the worker is listed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import grpc
+import grpc.aio
+import structlog
+
+from hekaton.errors import StaleTerm
+from hekaton.rpc.channel import open_channel
+from hekaton.rpc.errors import from_rpc_error
+from hekaton.v1 import pool_pb2, worker_pb2_grpc
+from hekaton.v1 import worker_pb2 as pb
+
+log = structlog.get_logger(__name__)
+RETRY_MIN_S = 0.05
+RETRY_MAX_S = 1.0
+REFUSED = ("onnection refused", "No such file")
+"""What a channel says when nobody listens at the address any more."""
+
+
+class Owner(Protocol):
+    """Who is told what happens on a link. `connected` is awaited before anything else is read."""
+
+    async def connected(self, link: "Link", report: pb.WorkerReport) -> None: ...
+
+    def reported(self, status: pool_pb2.WorkerStatus) -> None: ...
+
+    def released(self, link: "Link", released: pb.Released) -> None: ...
+
+    def disconnected(self, link: "Link", *, gone: bool) -> None: ...
+
+
+class Link:
+    """Commands go out without waiting; those that a broken stream lost show in the next first report."""
+
+    def __init__(self, worker_id: str, address: str, hello: pb.ControlHello, owner: Owner) -> None:
+        self.worker_id = worker_id
+        self.address = address
+        self.connected = False
+        self._hello = hello
+        self._owner = owner
+        self._outgoing: asyncio.Queue[pb.ControlRequest] = asyncio.Queue()
+
+    def assign(self, request_id: str, epoch: int, model: str) -> None:
+        assign = pb.Assign(request_id=request_id, epoch=epoch, model=model)
+        self._outgoing.put_nowait(pb.ControlRequest(assign=assign))
+
+    def revoke(self, request_id: str, epoch: int) -> None:
+        self._outgoing.put_nowait(pb.ControlRequest(revoke=pb.Revoke(request_id=request_id, epoch=epoch)))
+
+    async def run(self) -> None:
+        """Until cancelled. Raises StaleTerm if the worker obeys a newer leader."""
+        delay_s = RETRY_MIN_S
+        async with open_channel(self.address) as channel:
+            stub = worker_pb2_grpc.WorkerServiceStub(channel)
+            while True:
+                gone = await self._stream(stub)
+                delay_s = RETRY_MIN_S if self.connected else min(2 * delay_s, RETRY_MAX_S)
+                self.connected = False
+                self._owner.disconnected(self, gone=gone)
+                await asyncio.sleep(delay_s)
+
+    async def _stream(self, stub: worker_pb2_grpc.WorkerServiceStub) -> bool:
+        """One stream, until it ends. True if nobody listens at the address."""
+        call = stub.Control(self._commands())
+        try:
+            async for message in call:
+                await self._take(message)
+        except grpc.aio.AioRpcError as error:
+            known = from_rpc_error(error)
+            if isinstance(known, StaleTerm):
+                raise known from error
+            log.warning("link lost", worker_id=self.worker_id, why=known.message)
+            return any(text in known.message for text in REFUSED)
+        finally:
+            call.cancel()
+        return False
+
+    async def _commands(self) -> AsyncIterator[pb.ControlRequest]:
+        outgoing = self._outgoing = asyncio.Queue()
+        yield pb.ControlRequest(hello=self._hello)
+        while True:
+            yield await outgoing.get()
+
+    async def _take(self, message: pb.ControlResponse) -> None:
+        if message.HasField("released"):
+            self._owner.released(self, message.released)
+        elif self.connected:
+            self._owner.reported(message.state.status)
+        else:
+            await self._owner.connected(self, message.state)
+            self.connected = True

@@ -1,0 +1,89 @@
+"""What the leader knows of the workers that it commands: their reports, and its own placements."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from hekaton.policy.types import PoolWorker
+from hekaton.v1 import pool_pb2
+
+
+class Placed(NamedTuple):
+    request_id: str
+    epoch: int
+    model: str
+
+
+@dataclass(slots=True)
+class _Worker:
+    status: pool_pb2.WorkerStatus
+    requests: dict[str, Placed] = field(default_factory=dict)
+    models: Counter[str] = field(default_factory=Counter)
+    view: PoolWorker | None = None
+    """As policies see it; None if something has changed since."""
+
+
+class Pool:
+    """Connected workers only."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, _Worker] = {}
+
+    def __contains__(self, worker_id: str) -> bool:
+        return worker_id in self._workers
+
+    def connect(self, status: pool_pb2.WorkerStatus, held: Iterable[Placed]) -> None:
+        self._workers[status.worker_id] = _Worker(status)
+        for placed in held:
+            self.add(status.worker_id, placed)
+
+    def update(self, status: pool_pb2.WorkerStatus) -> None:
+        if worker := self._workers.get(status.worker_id):
+            worker.status, worker.view = status, None
+
+    def disconnect(self, worker_id: str) -> None:
+        self._workers.pop(worker_id, None)
+
+    def add(self, worker_id: str, placed: Placed) -> None:
+        worker = self._workers[worker_id]
+        self.remove(worker_id, placed.request_id)
+        worker.requests[placed.request_id] = placed
+        worker.models[placed.model] += 1
+        worker.view = None
+
+    def remove(self, worker_id: str, request_id: str) -> None:
+        worker = self._workers.get(worker_id)
+        if worker and (placed := worker.requests.pop(request_id, None)):
+            worker.models[placed.model] -= 1
+            worker.view = None
+
+    def epoch(self, worker_id: str, request_id: str) -> int | None:
+        """Under which a worker holds a request."""
+        worker = self._workers.get(worker_id)
+        placed = worker.requests.get(request_id) if worker else None
+        return placed.epoch if placed else None
+
+    def views(self, but: str = "") -> tuple[PoolWorker, ...]:
+        """All workers, or all `but` one."""
+        return tuple(_view(worker) for name, worker in self._workers.items() if name != but)
+
+    def worker_ids(self) -> list[str]:
+        return sorted(self._workers)
+
+    def placed(self) -> int:
+        return sum(len(worker.requests) for worker in self._workers.values())
+
+
+def _view(worker: _Worker) -> PoolWorker:
+    if worker.view is None:
+        status = worker.status
+        worker.view = PoolWorker(
+            worker_id=status.worker_id,
+            device_memory_bytes=status.device_memory_bytes,
+            resident=frozenset(status.resident_models),
+            loading=frozenset(status.loading_models),
+            requests=+worker.models,
+            draining=status.draining,
+        )
+    return worker.view

@@ -1,0 +1,184 @@
+"""What a scheduler does while it leads, under one term."""
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+from redis.asyncio import Redis
+
+from hekaton.config import SchedulerSettings
+from hekaton.errors import ModelNotFound, StaleTerm, StoreUnavailable
+from hekaton.facts import RequestState
+from hekaton.policy.affinity import AffinityPlacement
+from hekaton.store.catalog import Catalog
+from hekaton.store.keys import Kind
+from hekaton.store.queue import Queue
+from hekaton.store.requests import Requests
+from hekaton.store.workers import Registry
+from hekaton.v1 import pool_pb2
+from hekaton.v1 import worker_pb2 as pb
+from hekaton_scheduler.links import Link
+from hekaton_scheduler.models import Models
+from hekaton_scheduler.patience import patiently
+from hekaton_scheduler.placer import Placer
+from hekaton_scheduler.pool import Placed, Pool
+
+log = structlog.get_logger(__name__)
+READ_COUNT = 128
+READ_BLOCK_MS = 2000
+
+
+class Reign:
+    """Commands the workers, places what waits, takes back what is lost. Forgotten when the term ends."""
+
+    def __init__(self, settings: SchedulerSettings, scheduler_id: str, redis: Redis, term: int) -> None:
+        self._settings = settings
+        self._term = term
+        self._hello = pb.ControlHello(term=term, scheduler_id=scheduler_id)
+        self._store = Requests(redis)
+        self._queue = Queue(redis, scheduler_id)
+        self._registry = Registry(redis, Kind.WORKER)
+        self._models = Models(Catalog(redis))
+        self._links: dict[str, Link] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._absent_since_s: dict[str, float] = {}
+        self.pool = Pool()
+        self.placer = Placer(
+            self._store, self._models, self.pool, AffinityPlacement(), term=term, give_back=self._give_back
+        )
+
+    async def run(self) -> None:
+        """Until cancelled, or until a newer term is known."""
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                self._group.create_task(self._follow(), name="registry")
+                self._group.create_task(self._intake(), name="queue")
+                self._group.create_task(self.placer.run(self._assign), name="placer")
+                self._group.create_task(self._sweep(), name="sweep")
+        except* StaleTerm as stale:
+            log.warning("a newer leader is known", why=str(stale.exceptions[0]))
+
+    def _assign(self, worker_id: str, placed: Placed) -> None:
+        self._links[worker_id].assign(*placed)
+
+    async def _intake(self) -> None:
+        """Everything that is pending with anyone, then what is new."""
+        entries = await patiently(self._queue.claim_all, self._term)
+        while True:
+            if entries:
+                await patiently(self.placer.take, entries)
+            entries = await patiently(self._queue.read, self._term, READ_COUNT, READ_BLOCK_MS)
+
+    # ---- who lives
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                listed = await self._registry.list()
+                await self._models.refresh()
+            except StoreUnavailable as error:
+                log.warning("cannot see who lives", why=error.message)
+                self._absent_since_s.clear()
+            else:
+                self._update({name: pool_pb2.WorkerStatus.FromString(info) for name, info in listed.items()})
+            await asyncio.sleep(self._settings.heartbeat_s)
+
+    def _update(self, listed: Mapping[str, pool_pb2.WorkerStatus]) -> None:
+        """Links who is listed. One that is not, and whose stream is broken or has been for a while, is lost."""
+        now_s = asyncio.get_running_loop().time()
+        for worker_id, status in listed.items():
+            self._absent_since_s.pop(worker_id, None)
+            link = self._links.get(worker_id)
+            if link is None or link.address != status.address:
+                self._link(worker_id, status.address)
+        for worker_id in self._links.keys() - listed.keys():
+            # An emptied Redis forgets workers that are well: they say so again with their next heartbeat.
+            since_s = self._absent_since_s.setdefault(worker_id, now_s)
+            if not self._links[worker_id].connected or now_s - since_s > 2 * self._settings.heartbeat_s:
+                self._lose(worker_id)
+
+    def _link(self, worker_id: str, address: str) -> None:
+        self._unlink(worker_id)
+        link = self._links[worker_id] = Link(worker_id, address, self._hello, self)
+        self._tasks[worker_id] = self._group.create_task(link.run(), name=f"worker {worker_id}")
+
+    def _unlink(self, worker_id: str) -> None:
+        self.pool.disconnect(worker_id)
+        self._links.pop(worker_id, None)
+        if task := self._tasks.pop(worker_id, None):
+            task.cancel()
+
+    def _lose(self, worker_id: str) -> None:
+        log.warning("worker lost", worker_id=worker_id)
+        self._unlink(worker_id)
+        self._absent_since_s.pop(worker_id, None)
+        self._group.create_task(self._recover(worker_id), name=f"recover {worker_id}")
+
+    async def _sweep(self) -> None:
+        """Recovers what workers held that died while nobody led. Those that live have said so by then."""
+        await asyncio.sleep(self._settings.lease_s)
+        for worker_id in await patiently(self._store.holders):
+            if worker_id not in self._links:
+                await self._recover(worker_id)
+
+    # ---- what a lost worker held
+
+    async def _recover(self, worker_id: str) -> None:
+        for request_id, epoch in await patiently(self._store.held_by, worker_id):
+            await self._requeue(request_id, epoch, lost=True)
+
+    async def _requeue(self, request_id: str, epoch: int, *, lost: bool) -> None:
+        holds = await patiently(
+            self._store.requeue,
+            request_id,
+            epoch,
+            term=self._term,
+            lost=lost,
+            max_attempts=self._settings.max_attempts,
+        )
+        log.info("request taken back", request_id=request_id, epoch=epoch, lost=lost, state=holds)
+
+    async def _give_back(self, request_id: str, epoch: int) -> None:
+        await self._requeue(request_id, epoch, lost=False)
+
+    # ---- what a link says
+
+    async def connected(self, link: Link, report: pb.WorkerReport) -> None:
+        """Compares what a worker holds with what the store says that it holds."""
+        held = [Placed(one.request_id, one.epoch, one.model) for one in report.held]
+        reported = {(one.request_id, one.epoch) for one in held}
+        stored = set(await patiently(self._store.held_by, link.worker_id))
+        known = await patiently(self._store.peek, [name for name, _ in reported ^ stored])
+        strays = {(name, epoch) for name, epoch in reported - stored if name in known}
+        for name, epoch in strays:
+            link.revoke(name, epoch)
+        self.pool.connect(report.status, [one for one in held if (one.request_id, one.epoch) not in strays])
+        self.placer.pool_changed()
+        for name, epoch in stored - reported:
+            # A request that had begun was lost with an earlier process of this worker; another never arrived.
+            lost = name in known and known[name].state is RequestState.RUNNING
+            await self._requeue(name, epoch, lost=lost)
+
+    def reported(self, status: pool_pb2.WorkerStatus) -> None:
+        self.pool.update(status)
+        self.placer.pool_changed()
+
+    def released(self, link: Link, released: pb.Released) -> None:
+        if self.pool.epoch(link.worker_id, released.request_id) != released.epoch:
+            return
+        self.pool.remove(link.worker_id, released.request_id)
+        self.placer.pool_changed()
+        if released.refused:
+            self._refused(link.worker_id, released)
+
+    def disconnected(self, link: Link, *, gone: bool) -> None:
+        self.pool.disconnect(link.worker_id)
+        if gone:
+            self._group.create_task(self._recover(link.worker_id), name=f"recover {link.worker_id}")
+
+    def _refused(self, worker_id: str, released: pb.Released) -> None:
+        log.warning("request refused", worker_id=worker_id, request_id=released.request_id, why=released.reason)
+        self.placer.avoid(released.request_id, worker_id)
+        if released.reason == ModelNotFound.reason:
+            self._models.clear()
+        self._group.create_task(self._give_back(released.request_id, released.epoch), name="give back")

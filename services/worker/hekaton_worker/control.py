@@ -1,0 +1,49 @@
+"""The scheduler's side of the worker: who may command it, and what it is told."""
+
+from collections.abc import Callable
+
+from hekaton.errors import StaleTerm, Unavailable
+from hekaton.v1 import worker_pb2 as pb
+from hekaton_worker.outbox import Outbox
+
+Reports = Outbox[pb.ControlResponse]
+
+
+class Control:
+    """The newest leader's stream. `report` makes a full WorkerReport."""
+
+    def __init__(self, report: Callable[[], pb.WorkerReport]) -> None:
+        self._report = report
+        self._stream: Reports = Outbox()
+        self._closed = False
+        self.term = 0
+        """The newest seen."""
+
+    def open(self, term: int) -> Reports:
+        """Ends the older stream; the first message of the new one is a report. Raises StaleTerm, Unavailable."""
+        if term < self.term:
+            raise StaleTerm(f"term {term} is over, {self.term} commands this worker; stand by and acquire")
+        if self._closed:
+            raise Unavailable("this worker stops")
+        self.term = term
+        self._stream.close()
+        self._stream = Outbox()
+        self.report()
+        return self._stream
+
+    def commands(self, stream: Reports) -> bool:
+        """Whether commands that come on this stream still count."""
+        return stream is self._stream and not stream.closed
+
+    def report(self) -> None:
+        """Tells the leader what is held and resident."""
+        self._stream.put(pb.ControlResponse(state=self._report()))
+
+    def released(self, request_id: str, epoch: int, *, refused: bool = False, reason: str = "") -> None:
+        """Tells the leader that the worker is done with a request. If nobody leads, the next report says it."""
+        released = pb.Released(request_id=request_id, epoch=epoch, refused=refused, reason=reason)
+        self._stream.put(pb.ControlResponse(released=released))
+
+    def close(self) -> None:
+        self._closed = True
+        self._stream.close()

@@ -1,0 +1,168 @@
+"""The requests of this worker, from Assign to the end of their retention."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import structlog
+from opentelemetry import trace
+
+from hekaton.engine.messages import Cancel, Command, Ended, Step
+from hekaton.errors import Cancelled, EngineFailed, HekatonError
+from hekaton.facts import TurnRecord
+from hekaton.v1 import worker_pb2 as pb
+from hekaton_worker.attempt import Attempt, Left
+from hekaton_worker.tokens import TokenStreams
+
+log = structlog.get_logger(__name__)
+RETAINED = 10_000
+RETENTION_S = 60.0
+
+
+class Desk:
+    """At most one attempt of each request: the newest. Ended ones are kept a while for routers that ask again."""
+
+    def __init__(self, streams: TokenStreams, post: Callable[[Command], None]) -> None:
+        self._streams = streams
+        self._post = post
+        self._attempts: dict[str, Attempt] = {}
+        self._retained: deque[tuple[float, Attempt]] = deque()
+        self._busy: set[Attempt] = set()
+        self._concluded = asyncio.Event()
+
+    def get(self, request_id: str) -> Attempt | None:
+        return self._attempts.get(request_id)
+
+    def __iter__(self) -> Iterator[Attempt]:
+        return iter(list(self._attempts.values()))
+
+    def live(self) -> list[Attempt]:
+        return [attempt for attempt in self._attempts.values() if attempt.live]
+
+    def held(self) -> list[pb.HeldRequest]:
+        """What the store may believe to be here."""
+        unwritten = (attempt for attempt in self._attempts.values() if not attempt.written)
+        return [pb.HeldRequest(request_id=one.request_id, epoch=one.epoch, model=one.record.model) for one in unwritten]
+
+    def waiting_span(self, model: str) -> trace.Span | None:
+        """The span of a live request of a model."""
+        return next((one.span for one in self._attempts.values() if one.live and one.record.model == model), None)
+
+    async def idle(self) -> None:
+        """Returns when every request has ended and is told of."""
+        while self._busy:
+            self._concluded.clear()
+            await self._concluded.wait()
+
+    # ---- in and out
+
+    def add(self, attempt: Attempt) -> None:
+        """Takes a request in; an older attempt at it ends here."""
+        if older := self._attempts.pop(attempt.request_id, None):
+            older.settle(Left.REVOKED)
+        self._attempts[attempt.request_id] = attempt
+        self._busy.add(attempt)
+
+    def submit(self, attempt: Attempt) -> None:
+        """Gives a live request to the engine."""
+        attempt.submitted = True
+        self._post(attempt.submit(asyncio.get_running_loop().time()))
+
+    def resubmit(self) -> None:
+        """The engine process is a new one: everything live starts again after its last token."""
+        for attempt in self.live():
+            if attempt.leaving:
+                attempt.settle(attempt.leaving)
+            elif attempt.submitted:
+                self.submit(attempt)
+
+    def leave(self, attempt: Attempt, why: HekatonError | Left) -> None:
+        """Ends a live request for this reason, at once or as soon as the engine has let go of it."""
+        if not attempt.submitted:
+            attempt.settle(why)
+        elif attempt.live and attempt.leaving is None:
+            attempt.leaving = why
+            self._post(Cancel(attempt.request_id, attempt.epoch))
+
+    def retain(self, attempt: Attempt) -> None:
+        """Keeps an ended request for a while, within bounds."""
+        now_s = asyncio.get_running_loop().time()
+        self._conclude(attempt)
+        self._retained.append((now_s, attempt))
+        while len(self._retained) > RETAINED or self._retained[0][0] < now_s - RETENTION_S:
+            _, oldest = self._retained.popleft()
+            self.forget(oldest)
+
+    def forget(self, attempt: Attempt) -> None:
+        """Keeps nothing of an ended request."""
+        self._conclude(attempt)
+        if self._attempts.get(attempt.request_id) is attempt and not attempt.live:
+            del self._attempts[attempt.request_id]
+
+    # ---- what routers say
+
+    def produced(self, message: pb.Produced) -> None:
+        """A router says what it has of a request, in answer to Assigned."""
+        attempt = self._attempts.get(message.request_id)
+        if attempt is None or attempt.epoch != message.epoch:
+            return
+        known = list(message.token_ids)
+        if not attempt.submitted and attempt.live:
+            attempt.ids = known
+        elif attempt.ids[: len(known)] != known[: len(attempt.ids)]:
+            self.leave(attempt, EngineFailed(f"request {attempt.request_id} does not continue what was delivered"))
+            return
+        attempt.answered.set()
+        self._streams.follow(attempt, len(known))
+
+    def cancel(self, request_id: str) -> None:
+        """A router does not want a request, or has its end already."""
+        attempt = self._attempts.get(request_id)
+        if attempt is None:
+            return
+        if attempt.live:
+            self.leave(attempt, Cancelled(f"request {request_id} was cancelled"))
+        elif attempt.written:
+            self.forget(attempt)
+
+    def revoke(self, message: pb.Revoke) -> None:
+        """The scheduler takes a request away."""
+        attempt = self._attempts.get(message.request_id)
+        if attempt and attempt.epoch == message.epoch:
+            self.leave(attempt, Left.REVOKED)
+
+    # ---- what the engine says
+
+    def step(self, event: Step, turn: int) -> None:
+        """Keeps and forwards what a step produced."""
+        fresh = []
+        for output in event.outputs:
+            attempt = self._of(output.request_id, output.epoch)
+            if attempt is None:
+                continue
+            if output.first_index != len(attempt.ids):
+                raise EngineFailed(f"token {output.first_index} of {output.request_id} follows {len(attempt.ids)}")
+            attempt.ids += output.token_ids
+            fresh.append((attempt, output.first_index, output.token_ids))
+            if attempt.last_turn != turn:
+                attempt.last_turn = turn
+                attempt.span.add_event("turn", {"hekaton.turn": turn, "hekaton.first_index": output.first_index})
+        self._streams.step(fresh)
+
+    def ended(self, event: Ended) -> None:
+        if attempt := self._of(event.request_id, event.epoch):
+            attempt.end(event)
+
+    def turn_ended(self, turn: TurnRecord) -> None:
+        for request_id in turn.preempted_request_ids:
+            attempt = self._attempts.get(request_id)
+            if attempt and attempt.live:
+                attempt.span.add_event("preempted", {"hekaton.tokens": len(attempt.ids)})
+
+    def _conclude(self, attempt: Attempt) -> None:
+        self._busy.discard(attempt)
+        self._concluded.set()
+
+    def _of(self, request_id: str, epoch: int) -> Attempt | None:
+        attempt = self._attempts.get(request_id)
+        return attempt if attempt and attempt.epoch == epoch and attempt.live else None

@@ -1,0 +1,45 @@
+"""Says in Redis that this worker lives, and what it does. A Redis that is away stops nothing here."""
+
+import asyncio
+import time
+
+import structlog
+
+from hekaton.config import WorkerSettings
+from hekaton.errors import StaleTerm, StoreUnavailable
+from hekaton.store.workers import Registry
+from hekaton_worker.status import StatusBoard
+
+log = structlog.get_logger(__name__)
+
+
+class Registration:
+    def __init__(self, registry: Registry, board: StatusBoard, settings: WorkerSettings) -> None:
+        self._registry = registry
+        self._board = board
+        self._settings = settings
+        self._incarnation = time.time_ns() // 1_000_000
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Heartbeats until cancelled. Sets `stop` if a newer process took the id."""
+        while True:
+            try:
+                await self.beat()
+            except StoreUnavailable as error:
+                log.warning("not registered; trying again", why=error.message)
+            except StaleTerm as error:
+                log.error(error.message)
+                stop.set()
+            await asyncio.sleep(self._settings.heartbeat_s)
+
+    async def beat(self) -> None:
+        status = self._board.status()
+        await self._registry.heartbeat(
+            status.worker_id, status.SerializeToString(), self._settings.lease_s, self._incarnation
+        )
+
+    async def leave(self) -> None:
+        try:
+            await self._registry.remove(self._board.worker_id, self._incarnation)
+        except StoreUnavailable:
+            log.warning("could not say goodbye; the registration runs out by itself")

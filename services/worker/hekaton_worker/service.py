@@ -1,0 +1,91 @@
+"""gRPC adapter: WorkerService over the control, the token streams and the desk."""
+
+from collections.abc import AsyncIterator, Callable
+
+from hekaton.errors import InvalidArgument
+from hekaton.rpc.convert import turn_to_pb
+from hekaton.rpc.interceptors import Context
+from hekaton.rpc.server import Servicer
+from hekaton.v1 import worker_pb2 as pb
+from hekaton.v1 import worker_pb2_grpc
+from hekaton_worker.control import Control, Reports
+from hekaton_worker.crew import Crew
+from hekaton_worker.desk import Desk
+from hekaton_worker.flow import Flow
+from hekaton_worker.tokens import TokenStreams
+from hekaton_worker.turns import Turns
+
+
+class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
+    """On both streams a task reads what comes in, and its end ends the stream."""
+
+    def __init__(
+        self, flow: Flow, desk: Desk, control: Control, streams: TokenStreams, turns: Turns, crew: Crew
+    ) -> None:
+        self._flow = flow
+        self._desk = desk
+        self._control = control
+        self._streams = streams
+        self._turns = turns
+        self._crew = crew
+
+    async def Control(
+        self, request_iterator: AsyncIterator[pb.ControlRequest], context: Context
+    ) -> AsyncIterator[pb.ControlResponse]:
+        first = await anext(request_iterator, pb.ControlRequest())
+        if not first.HasField("hello"):
+            raise InvalidArgument("the first command is a hello")
+        reports = self._control.open(first.hello.term)
+        reader = self._crew.start(self._obey(request_iterator, reports), "control")
+        try:
+            while report := await reports.get():
+                yield report
+        finally:
+            reader.cancel()
+
+    async def StreamTokens(
+        self, request_iterator: AsyncIterator[pb.StreamTokensRequest], context: Context
+    ) -> AsyncIterator[pb.StreamTokensResponse]:
+        first = await anext(request_iterator, pb.StreamTokensRequest())
+        router_id = first.hello.router_id
+        if not router_id:
+            raise InvalidArgument("the first message is a hello with a router_id")
+        stream = self._streams.open(router_id, self._desk)
+        reader = self._crew.start(self._listen(request_iterator, stream.close), f"router {router_id}")
+        try:
+            while message := await stream.get():
+                yield message
+        finally:
+            reader.cancel()
+            self._streams.forget(router_id, stream)
+
+    async def WatchTurns(self, request: pb.WatchTurnsRequest, context: Context) -> AsyncIterator[pb.WatchTurnsResponse]:
+        async for turn in self._turns.watch(request.history):
+            yield pb.WatchTurnsResponse(turn=turn_to_pb(turn))
+
+    async def _obey(self, commands: AsyncIterator[pb.ControlRequest], reports: Reports) -> None:
+        async for command in commands:
+            if not self._control.commands(reports):
+                break
+            match command.WhichOneof("command"):
+                case "assign":
+                    self._flow.assign(command.assign)
+                case "revoke":
+                    self._desk.revoke(command.revoke)
+        reports.close()
+
+    async def _listen(self, messages: AsyncIterator[pb.StreamTokensRequest], close: Callable[[], None]) -> None:
+        async for message in messages:
+            match message.WhichOneof("message"):
+                case "produced":
+                    self._desk.produced(message.produced)
+                case "cancel":
+                    self._desk.cancel(message.cancel.request_id)
+        close()
+
+
+def servicer(adapter: WorkerServicer) -> Servicer:
+    return Servicer(
+        "hekaton.v1.WorkerService",
+        lambda server: worker_pb2_grpc.add_WorkerServiceServicer_to_server(adapter, server),
+    )

@@ -1,0 +1,83 @@
+"""The token streams: one to every router that has requests here."""
+
+from collections.abc import Iterable, Sequence
+
+from hekaton.errors import Unavailable
+from hekaton.v1 import worker_pb2 as pb
+from hekaton_worker.attempt import Attempt
+from hekaton_worker.outbox import Outbox
+
+Tokens = Outbox[pb.StreamTokensResponse]
+
+
+class TokenStreams:
+    """Each router's newest stream. What a router misses while it has none is sent when it asks for it."""
+
+    def __init__(self) -> None:
+        self._streams: dict[str, Tokens] = {}
+        self._closed = False
+
+    def open(self, router_id: str, attempts: Iterable[Attempt]) -> Tokens:
+        """Replaces the router's older stream and announces its requests anew. Raises Unavailable at the end."""
+        if self._closed:
+            raise Unavailable("this worker stops; its requests go elsewhere")
+        if older := self._streams.get(router_id):
+            older.close()
+        stream = self._streams[router_id] = Outbox()
+        for attempt in attempts:
+            if attempt.record.router_id == router_id:
+                attempt.following = False
+                self.announce(attempt)
+        return stream
+
+    def forget(self, router_id: str, stream: Tokens) -> None:
+        """The stream has ended."""
+        stream.close()
+        if self._streams.get(router_id) is stream:
+            del self._streams[router_id]
+
+    def close(self) -> None:
+        """Ends all streams once they have sent what waits."""
+        self._closed = True
+        for stream in self._streams.values():
+            stream.close()
+
+    def announce(self, attempt: Attempt) -> None:
+        assigned = pb.Assigned(request_id=attempt.request_id, epoch=attempt.epoch)
+        self._send(attempt.record.router_id, pb.StreamTokensResponse(assigned=assigned))
+
+    def follow(self, attempt: Attempt, known: int) -> None:
+        """The router has `known` tokens: it gets the others now, and what comes as it comes."""
+        attempt.following = True
+        if len(attempt.ids) > known:
+            missing = _tokens(attempt, known, attempt.ids[known:])
+            self._step(attempt.record.router_id, [missing])
+        self.end(attempt)
+
+    def step(self, produced: Iterable[tuple[Attempt, int, Sequence[int]]]) -> None:
+        """What one engine step produced (attempt, index of its first new token, tokens): one message a router."""
+        by_router: dict[str, list[pb.RequestTokens]] = {}
+        for attempt, first_index, token_ids in produced:
+            if attempt.following:
+                tokens = _tokens(attempt, first_index, token_ids)
+                by_router.setdefault(attempt.record.router_id, []).append(tokens)
+        for router_id, requests in by_router.items():
+            self._step(router_id, requests)
+
+    def end(self, attempt: Attempt) -> None:
+        """Sends the terminal event if there is one and the router has all that comes before it."""
+        if attempt.following and attempt.ended:
+            self._send(attempt.record.router_id, pb.StreamTokensResponse(ended=attempt.ended))
+
+    def _step(self, router_id: str, requests: list[pb.RequestTokens]) -> None:
+        self._send(router_id, pb.StreamTokensResponse(step=pb.StepTokens(requests=requests)))
+
+    def _send(self, router_id: str, message: pb.StreamTokensResponse) -> None:
+        if stream := self._streams.get(router_id):
+            stream.put(message)
+
+
+def _tokens(attempt: Attempt, first_index: int, token_ids: Sequence[int]) -> pb.RequestTokens:
+    return pb.RequestTokens(
+        request_id=attempt.request_id, epoch=attempt.epoch, first_index=first_index, token_ids=token_ids
+    )

@@ -1,0 +1,96 @@
+"""The client's types from and to protobuf."""
+
+from collections.abc import Sequence
+
+from hekaton.client.types import (
+    Accepted,
+    Finished,
+    GenerationEvent,
+    Message,
+    Model,
+    Pool,
+    SamplingOptions,
+    Tokens,
+    Worker,
+)
+from hekaton.facts import ModelState, Slo
+from hekaton.rpc import convert
+from hekaton.v1 import common_pb2, inference_pb2, models_pb2, pool_pb2
+
+Prompt = str | Sequence[int] | Sequence[Message]
+UNSET = Slo(0.0, 0.0)
+STATES = {value: key for key, value in convert.STATE_TO_PB.items()}
+
+
+def sampling_to_pb(options: SamplingOptions) -> common_pb2.Sampling:
+    return common_pb2.Sampling(
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        seed=options.seed,
+        stop_token_ids=options.stop_token_ids,
+        ignore_eos=options.ignore_eos,
+    )
+
+
+def set_prompt(request: inference_pb2.GenerateRequest | inference_pb2.TokenizeRequest, prompt: Prompt) -> None:
+    """Text, a chat, or (for generation) token ids."""
+    if isinstance(prompt, str):
+        request.text = prompt
+        return
+    messages = [part for part in prompt if isinstance(part, Message)]
+    if messages or isinstance(request, inference_pb2.TokenizeRequest):
+        chat = [inference_pb2.ChatMessage(role=part.role, content=part.content) for part in messages]
+        request.chat.CopyFrom(inference_pb2.ChatPrompt(messages=chat))
+        return
+    ids = [part for part in prompt if isinstance(part, int)]
+    request.token_ids.CopyFrom(inference_pb2.TokenIds(ids=ids))
+
+
+def event_from_pb(response: inference_pb2.GenerateResponse) -> GenerationEvent:
+    kind = response.WhichOneof("event")
+    if kind == "accepted":
+        accepted = response.accepted
+        slo = convert.slo_from_pb(accepted.slo, UNSET)
+        return Accepted(accepted.request_id, accepted.prompt_tokens, accepted.seed, slo)
+    if kind == "tokens":
+        return Tokens(response.tokens.first_index, tuple(response.tokens.token_ids), response.tokens.text)
+    finished = response.finished
+    return Finished(convert.FINISH_FROM_PB[finished.reason], convert.stats_from_pb(finished.stats))
+
+
+def model_from_pb(model: models_pb2.Model) -> Model:
+    return Model(
+        name=model.name,
+        source=model.source,
+        state=STATES.get(model.state, ModelState.FAILED).value,
+        slo=convert.slo_from_pb(model.slo, UNSET),
+        spec=convert.spec_from_pb(model.spec) if model.HasField("spec") else None,
+        error=model.error,
+        resident_on=tuple(model.resident_worker_ids),
+        running_on=tuple(model.running_worker_ids),
+    )
+
+
+def pool_from_pb(pool: pool_pb2.Pool) -> Pool:
+    return Pool(tuple(_worker(worker) for worker in pool.workers), pool.queued_requests, pool.leader_term)
+
+
+def _worker(worker: pool_pb2.WorkerStatus) -> Worker:
+    return Worker(
+        worker_id=worker.worker_id,
+        address=worker.address,
+        device=worker.device,
+        device_memory_bytes=worker.device_memory_bytes,
+        weights_bytes=worker.weights_bytes,
+        kv_bytes=worker.kv_bytes,
+        running_model=worker.running_model,
+        resident_models=tuple(worker.resident_models),
+        loading_models=tuple(worker.loading_models),
+        requests_running=worker.requests_running,
+        requests_waiting=worker.requests_waiting,
+        switches=worker.switches,
+        tokens=worker.tokens,
+        draining=worker.draining,
+    )

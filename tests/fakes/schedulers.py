@@ -1,0 +1,89 @@
+"""Real schedulers, in this process or in one of their own."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from fakes.waiting import eventually
+from hekaton.config import SchedulerSettings
+from hekaton.rpc.channel import open_channel
+from hekaton.store.keys import Kind
+from hekaton.store.workers import Registry
+from hekaton.v1 import scheduler_pb2, scheduler_pb2_grpc
+from hekaton_scheduler.service import main
+
+LEADER_LEASE_S = 0.6
+
+
+@dataclass(frozen=True)
+class RunningScheduler:
+    address: str
+    stop: asyncio.Event
+    pid: int = 0
+
+    async def status(self) -> scheduler_pb2.GetSchedulerStatusResponse:
+        async with open_channel(self.address) as channel:
+            stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
+            return await stub.GetSchedulerStatus(scheduler_pb2.GetSchedulerStatusRequest(), timeout=5)
+
+    async def leads(self) -> bool:
+        return (await self.status()).leader
+
+    async def connected(self, *worker_ids: str) -> None:
+        """Returns when it commands exactly these workers."""
+
+        async def commands() -> bool:
+            return (await self.status()).connected_worker_ids == sorted(worker_ids)
+
+        await eventually(commands)
+
+
+@asynccontextmanager
+async def running_scheduler(
+    url: str, redis: Redis, scheduler_id: str = "s1", *, max_attempts: int = 3
+) -> AsyncIterator[RunningScheduler]:
+    """The scheduler's whole service in this process. Stopped at the end."""
+    settings = SchedulerSettings(
+        redis_url=url,
+        scheduler_id=scheduler_id,
+        heartbeat_s=0.1,
+        lease_s=1.0,
+        leader_lease_s=LEADER_LEASE_S,
+        max_attempts=max_attempts,
+        drain_timeout_s=0.2,
+    )
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(main(settings, stop))
+        try:
+            yield RunningScheduler(await _address_of(redis, scheduler_id), stop)
+        finally:
+            stop.set()
+
+
+@asynccontextmanager
+async def scheduler_process(url: str, redis: Redis, scheduler_id: str) -> AsyncIterator[RunningScheduler]:
+    """`python -m hekaton_scheduler`. Killed at the end if it still runs."""
+    flags = [f"--redis-url={url}", f"--scheduler-id={scheduler_id}", f"--leader-lease-s={LEADER_LEASE_S}"]
+    command = [sys.executable, "-m", "hekaton_scheduler", *flags, "--heartbeat-s=0.1", "--lease-s=1.0"]
+    process = await asyncio.create_subprocess_exec(*command)
+    try:
+        yield RunningScheduler(await _address_of(redis, scheduler_id), asyncio.Event(), process.pid)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def _address_of(redis: Redis, scheduler_id: str) -> str:
+    registry = Registry(redis, Kind.SCHEDULER)
+
+    async def listed() -> bool:
+        return scheduler_id in await registry.list()
+
+    await eventually(listed, 20)
+    return (await registry.list())[scheduler_id].decode()

@@ -1,0 +1,241 @@
+"""The scheduler's whole service with real workers on emulated devices; the test plays the router."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from fakes.peers import commander, listener
+from fakes.schedulers import RunningScheduler, running_scheduler, scheduler_process
+from fakes.waiting import eventually
+from fakes.workers import accept, add_model, address_of, expected, new_record, running_worker, worker_process
+from hekaton.facts import RequestState
+from hekaton.store.catalog import Catalog
+from hekaton.store.embedded import EmbeddedRedis
+from hekaton.store.leadership import Leadership
+from hekaton.store.records import RequestSummary
+from hekaton.store.requests import Requests
+
+LONG = 4000
+"""More tokens than any test waits for."""
+
+
+@pytest.fixture
+async def scheduler(redis_server: EmbeddedRedis, redis: Redis) -> AsyncIterator[RunningScheduler]:
+    await add_model(redis)
+    async with running_scheduler(redis_server.url, redis) as running:
+        yield running
+
+
+async def summary(redis: Redis, request_id: str) -> RequestSummary:
+    return (await Requests(redis).peek([request_id]))[request_id]
+
+
+async def reaches(redis: Redis, request_id: str, state: RequestState, timeout_s: float = 10.0) -> RequestSummary:
+    """The request, once it is in this state."""
+
+    async def there() -> bool:
+        return (await summary(redis, request_id)).state is state
+
+    await eventually(there, timeout_s)
+    return await summary(redis, request_id)
+
+
+async def test_accepted_requests_run_on_a_worker(
+    redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
+) -> None:
+    async with running_worker(redis_server.url, redis, "w1") as worker, listener(worker.address) as router:
+        for number in range(20):
+            await accept(redis, new_record(f"r{number}"))
+        for number in range(20):
+            await router.end(f"r{number}")
+            assert router.known[f"r{number}"] == expected(20)
+        assert await Requests(redis).queued() == 0
+        status = await scheduler.status()
+        assert (status.leader, status.placements, status.connected_worker_ids) == (True, 20, ["w1"])
+
+        async def nothing_is_held() -> bool:
+            return (await scheduler.status()).placed_requests == 0
+
+        await eventually(nothing_is_held)
+
+
+async def test_requests_wait_for_the_first_worker(
+    redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
+) -> None:
+    await accept(redis, new_record("r1"))
+
+    async def waits() -> bool:
+        return (await scheduler.status()).waiting_requests == 1
+
+    await eventually(waits)
+    async with running_worker(redis_server.url, redis, "w1"):
+        await reaches(redis, "r1", RequestState.FINISHED)
+
+
+async def test_a_deadline_that_passes_while_waiting_fails_the_request(redis: Redis, scheduler: RunningScheduler) -> None:
+    await accept(redis, new_record("r1", deadline_s=0.3))
+    failed = await reaches(redis, "r1", RequestState.FAILED, 2.0)
+    assert failed.reason == "DEADLINE_EXCEEDED"
+    assert await Requests(redis).queued() == 0
+
+
+async def test_a_request_of_a_deleted_model_fails(redis: Redis, scheduler: RunningScheduler) -> None:
+    await Catalog(redis).delete("m1")
+    await accept(redis, new_record("r1"))
+    assert (await reaches(redis, "r1", RequestState.FAILED)).reason == "MODEL_NOT_FOUND"
+
+
+async def test_a_request_cancelled_while_it_waits_is_not_placed(
+    redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
+) -> None:
+    await accept(redis, new_record("r1"))
+    await Requests(redis).cancel("r1")
+    await accept(redis, new_record("r2"))
+    async with running_worker(redis_server.url, redis, "w1"):
+        await reaches(redis, "r2", RequestState.FINISHED)
+    assert (await scheduler.status()).placements == 1
+
+
+async def test_a_model_stays_on_the_worker_that_has_it(
+    redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
+) -> None:
+    async with running_worker(redis_server.url, redis, "w1"), running_worker(redis_server.url, redis, "w2"):
+        await scheduler.connected("w1", "w2")
+        holders = set()
+        for number in range(4):
+            await accept(redis, new_record(f"r{number}"))
+            holders.add((await reaches(redis, f"r{number}", RequestState.FINISHED)).worker_id)
+        assert len(holders) == 1
+
+
+async def test_a_killed_worker_costs_a_pause_and_no_token(
+    redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
+) -> None:
+    async with worker_process(redis_server.url, redis, "victim") as pid:
+        await scheduler.connected("victim")
+        await accept(redis, new_record("r1", max_tokens=800))
+        async with listener(await address_of(redis, "victim")) as router:
+            some = list(await router.tokens("r1", 20))
+            async with running_worker(redis_server.url, redis, "w2") as second:
+                await scheduler.connected("victim", "w2")
+                os.kill(pid, signal.SIGKILL)
+                async with listener(second.address, known={"r1": some}) as again:
+                    assert await asyncio.wait_for(again.assigned("r1"), 2.0) == 2
+                    ended = await again.end("r1")
+                    assert again.known["r1"] == expected(800)
+                    assert (ended.stats.failures, ended.stats.worker_id) == (1, "w2")
+
+
+async def test_a_request_that_loses_too_many_workers_fails(redis_server: EmbeddedRedis, redis: Redis) -> None:
+    await add_model(redis)
+    async with running_scheduler(redis_server.url, redis, max_attempts=1):
+        async with worker_process(redis_server.url, redis, "victim") as pid:
+            await accept(redis, new_record("r1", max_tokens=LONG))
+            await reaches(redis, "r1", RequestState.RUNNING)
+            os.kill(pid, signal.SIGKILL)
+            assert (await reaches(redis, "r1", RequestState.FAILED)).reason == "WORKER_LOST"
+
+
+async def test_a_frozen_worker_is_replaced_and_changes_nothing_when_it_wakes_up(
+    redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
+) -> None:
+    async with worker_process(redis_server.url, redis, "victim") as pid:
+        await accept(redis, new_record("r1", max_tokens=600))
+        await reaches(redis, "r1", RequestState.RUNNING)
+        async with running_worker(redis_server.url, redis, "w2"):
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                ended = await reaches(redis, "r1", RequestState.FINISHED)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            assert (ended.worker_id, ended.epoch, ended.failures) == ("w2", 2, 1)
+            await scheduler.connected("victim", "w2")
+
+            async def nothing_is_held() -> bool:
+                return (await scheduler.status()).placed_requests == 0
+
+            await eventually(nothing_is_held)
+            assert (await summary(redis, "r1")).epoch == 2
+
+
+async def test_a_drained_worker_loses_nothing(
+    redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
+) -> None:
+    async with running_worker(redis_server.url, redis, "w1") as first:
+        await accept(redis, new_record("r1", max_tokens=800))
+        await reaches(redis, "r1", RequestState.RUNNING)
+        async with running_worker(redis_server.url, redis, "w2"):
+            await scheduler.connected("w1", "w2")
+            first.stop.set()
+            ended = await reaches(redis, "r1", RequestState.FINISHED)
+            assert (ended.worker_id, ended.failures) == ("w2", 0)
+
+
+async def test_a_standby_takes_over_when_the_leader_is_killed(redis_server: EmbeddedRedis, redis: Redis) -> None:
+    await add_model(redis)
+    async with scheduler_process(redis_server.url, redis, "s1") as first:
+        await eventually(first.leads)
+        async with (
+            running_scheduler(redis_server.url, redis, "s2") as second,
+            running_worker(redis_server.url, redis, "w1") as worker,
+            listener(worker.address) as router,
+        ):
+            await first.connected("w1")
+            assert not await second.leads()
+            await accept(redis, new_record("r1", max_tokens=800))
+            await router.tokens("r1", 10)
+            os.kill(first.pid, signal.SIGKILL)
+            await accept(redis, new_record("r2"))
+            await router.end("r2")
+            assert await second.leads()
+            ended = await router.end("r1")
+            assert (ended.stats.epoch, router.known["r1"]) == (1, expected(800))
+
+
+async def test_a_stopped_leader_gives_way_at_once(redis_server: EmbeddedRedis, redis: Redis) -> None:
+    async with running_scheduler(redis_server.url, redis, "s1") as first:
+        await eventually(first.leads)
+        async with running_scheduler(redis_server.url, redis, "s2") as second:
+            first.stop.set()
+            await eventually(second.leads, 0.5)
+
+
+async def test_a_leader_that_a_worker_refuses_comes_back_under_a_newer_term(
+    redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
+) -> None:
+    async with running_worker(redis_server.url, redis, "w1") as worker:
+        await scheduler.connected("w1")
+        before = (await scheduler.status()).term
+        async with commander(worker.address, term=before + 1) as rival:
+            await rival.hello()
+            await accept(redis, new_record("r1"))
+            await reaches(redis, "r1", RequestState.FINISHED)
+        assert (await scheduler.status()).term > before
+
+
+async def test_requests_of_a_worker_that_died_while_nobody_led_run_again(
+    redis_server: EmbeddedRedis, redis: Redis
+) -> None:
+    await add_model(redis)
+    async with running_scheduler(redis_server.url, redis, "s1") as first:
+        async with worker_process(redis_server.url, redis, "victim") as pid:
+            await accept(redis, new_record("r1", max_tokens=600))
+            await reaches(redis, "r1", RequestState.RUNNING)
+            first.stop.set()
+
+            async def nobody_leads() -> bool:
+                return await Leadership(redis).current() is None
+
+            await eventually(nobody_leads)
+            os.kill(pid, signal.SIGKILL)
+    async with running_scheduler(redis_server.url, redis, "s2"), running_worker(redis_server.url, redis, "w2"):
+        assert (await reaches(redis, "r1", RequestState.FINISHED)).worker_id == "w2"
+
+
+async def test_a_redis_that_restarts_loses_no_accepted_request(tmp_path: Path, redis: Redis) -> None:
+    del redis

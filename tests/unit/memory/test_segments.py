@@ -1,0 +1,98 @@
+"""The directory of images: its lock, what is adopted from a crash, what is removed."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hekaton.engine.image import Prepared, write_prepared
+from hekaton.errors import InvalidArgument
+from hekaton.facts import ModelSpec
+from hekaton_memory.cache import Cache
+from hekaton_memory.segments import Segments
+
+A, B, C = (letter * 16 for letter in "abc")
+
+
+def leave(directory: Path, digest: str, nbytes: int, promised: int | None = None) -> None:
+    """A pair of files as a crashed service leaves them."""
+    spec = ModelSpec(digest, "LlamaForCausalLM", "float32", nbytes if promised is None else promised, 1, 1, 1)
+    (directory / f"{digest}.img").write_bytes(bytes(nbytes))
+    write_prepared(directory / f"{digest}.json", Prepared(spec, (), "{}", "", "", {}))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    path = tmp_path / "segments"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def segments(directory: Path) -> Iterator[Segments]:
+    segments = Segments(directory)
+    yield segments
+    segments.close()
+
+
+def test_whole_images_are_adopted_and_the_rest_is_removed(directory: Path, segments: Segments) -> None:
+    leave(directory, A, 300)
+    leave(directory, B, 300, promised=400)
+    (directory / f"{C}.img").touch()
+    (directory / "dddddddd.json").write_text("{}")
+    (directory / "notes.txt").write_text("not ours")
+    (directory / "build-left").mkdir()
+    (directory / "build-left" / "part").touch()
+    assert segments.adopt() == {A: 300}
+    assert {path.name for path in directory.iterdir()} == {f"{A}.img", f"{A}.json", "notes.txt"}
+    assert (segments.knows(A), segments.knows(B)) == (True, False)
+    assert segments.read(A).spec.digest == A
+
+
+def test_a_file_under_another_name_is_not_adopted(directory: Path, segments: Segments) -> None:
+    leave(directory, A, 300)
+    for kind in ("img", "json"):
+        (directory / f"{A}.{kind}").rename(directory / f"{B}.{kind}")
+    assert segments.adopt() == {}
+
+
+def test_the_oldest_go_where_the_budget_has_shrunk(directory: Path, segments: Segments) -> None:
+    for age_s, digest in enumerate((A, B, C)):
+        leave(directory, digest, 300)
+        os.utime(directory / f"{digest}.img", (1000 - age_s, 1000 - age_s))
+    cache = Cache(segments, 600)
+    assert [image.digest for image in cache.images()] == [B, A]
+    assert segments.knows(C)
+    cache.check_integrity()
+
+
+def test_a_directory_has_one_owner_at_a_time(directory: Path) -> None:
+    first = Segments(directory)
+    with pytest.raises(InvalidArgument, match="in use by another memory service"):
+        Segments(directory)
+    first.close()
+    Segments(directory).close()
+
+
+def test_it_is_made_for_this_user_alone_and_removed_when_empty(tmp_path: Path) -> None:
+    segments = Segments(tmp_path / "made" / "here")
+    assert (tmp_path / "made" / "here").stat().st_mode & 0o777 == 0o700
+    segments.close()
+    assert not (tmp_path / "made" / "here").exists()
+
+
+def test_what_is_not_ours_stays(directory: Path) -> None:
+    segments = Segments(directory)
+    (directory / "notes.txt").touch()
+    leave(directory, A, 300)
+    segments.close()
+    assert [path.name for path in directory.iterdir()] == ["notes.txt"]
+
+
+def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for place in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "link"):
+        with pytest.raises(InvalidArgument, match=f"segment_dir={place}"):
+            Segments(place)

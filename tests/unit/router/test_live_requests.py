@@ -1,0 +1,118 @@
+"""What a live request takes from its workers, and what it refuses."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hekaton.errors import AlreadyExists, Cancelled
+from hekaton.facts import RequestRecord, Sampling, Slo
+from hekaton.v1 import common_pb2, inference_pb2
+from hekaton_router.inference import Output
+from hekaton_router.live import LiveRequest, LiveRequests, OutOfSequence
+from hekaton_router.tokenization import byte_codec
+
+
+def record(request_id: str = "r", max_tokens: int = 100) -> RequestRecord:
+    return RequestRecord(request_id, "router", "m", 3, Sampling(max_tokens, 0), Slo(1, 1), 60)
+
+
+def finished(tokens: int) -> inference_pb2.Finished:
+    return inference_pb2.Finished(stats=common_pb2.RequestStats(completion_tokens=tokens))
+
+
+def test_tokens_known_already_are_ignored() -> None:
+    live = LiveRequest(record())
+    assert live.assign(1, "w")
+    live.extend(1, 0, [5, 6])
+    live.extend(1, 0, [5, 6])
+    live.extend(1, 1, [6, 7])
+    assert live.token_ids == [5, 6, 7]
+
+
+def test_a_newer_attempt_supersedes_an_older_one() -> None:
+    live = LiveRequest(record())
+    assert live.assign(2, "w2")
+    assert not live.assign(1, "w1")
+    live.extend(1, 0, [9])
+    live.finish(1, Cancelled("old"))
+    assert (live.token_ids, live.worker_id, live.end) == ([], "w2", None)
+    live.extend(2, 0, [5])
+    assert live.assign(3, "w3")
+    live.extend(2, 1, [9])
+    live.extend(3, 1, [6])
+    live.finish(3, finished(2))
+    assert live.token_ids == [5, 6]
+    assert live.end == finished(2)
+
+
+def test_a_gap_is_an_error() -> None:
+    live = LiveRequest(record(max_tokens=3))
+    live.assign(1, "w")
+    live.extend(1, 0, [5])
+    with pytest.raises(OutOfSequence):
+        live.extend(1, 2, [7])
+    with pytest.raises(OutOfSequence):
+        live.extend(1, 1, [6, 7, 8])
+    with pytest.raises(OutOfSequence):
+        live.finish(1, finished(2))
+    assert live.token_ids == [5]
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 12), st.integers(0, 5)), max_size=30))
+def test_whatever_comes_the_output_is_a_prefix_of_the_true_one(steps: list[tuple[int, int, int]]) -> None:
+    live = LiveRequest(record())
+    for epoch, first, count in steps:
+        live.assign(epoch, "w")
+        try:
+            live.extend(epoch, first, range(first, first + count))
+        except OutOfSequence:
+            assert first > len(live.token_ids)
+        assert live.token_ids == list(range(len(live.token_ids)))
+
+
+def test_the_first_end_stands() -> None:
+    live = LiveRequest(record())
+    live.stop(Cancelled("by the client"))
+    live.stop(finished(0))
+    assert isinstance(live.end, Cancelled)
+
+
+async def test_a_reader_wakes_up_for_tokens_and_for_the_end() -> None:
+    live = LiveRequest(record())
+    live.assign(1, "w")
+    reader = asyncio.create_task(live.more(0))
+    await asyncio.sleep(0)
+    live.extend(1, 0, [5])
+    await asyncio.wait_for(reader, 1)
+    reader = asyncio.create_task(live.more(1))
+    await asyncio.sleep(0)
+    assert not reader.done()
+    live.stop(Cancelled("enough"))
+    await asyncio.wait_for(reader, 1)
+
+
+def test_an_id_is_live_once() -> None:
+    requests = LiveRequests()
+    live = requests.add(record())
+    with pytest.raises(AlreadyExists):
+        requests.add(record())
+    requests.remove(live)
+    requests.add(record())
+    assert len(requests) == 1
+
+
+async def test_what_came_while_the_client_was_slow_goes_out_in_one_message() -> None:
+    live = LiveRequest(record())
+    live.assign(1, "w")
+    output = Output(live, byte_codec().decoding)
+    for index in range(50):
+        live.extend(1, index, b"s")
+    assert await output.next() == inference_pb2.Tokens(first_index=0, token_ids=b"s" * 50, text="s" * 50)
+    live.extend(1, 50, [0xF0])
+    assert await output.next() == inference_pb2.Tokens(first_index=50, token_ids=[0xF0])
+    live.finish(1, finished(51))
+    assert await output.next() == inference_pb2.Tokens(first_index=51, text="\N{REPLACEMENT CHARACTER}")
+    assert await output.next() is None
+    assert live.outcome() == finished(51)
