@@ -11,8 +11,11 @@ class Models:
         self._catalog = catalog
         self._specs: dict[str, ModelSpec] = {}
 
-    async def refresh(self) -> None:
+    async def refresh(self) -> bool:
+        """True if something has changed."""
+        before = self._specs
         self._specs = {entry.name: entry.spec for entry in await self._catalog.list() if entry.spec}
+        return self._specs != before
 
     async def spec(self, name: str) -> ModelSpec | None:
         """None if there is no such model, or none that can serve."""

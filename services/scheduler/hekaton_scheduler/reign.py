@@ -75,7 +75,8 @@ class Reign:
         while True:
             try:
                 listed = await self._registry.list()
-                await self._models.refresh()
+                if await self._models.refresh():
+                    self.placer.pool_changed()
             except StoreUnavailable as error:
                 log.warning("cannot see who lives", why=error.message)
                 self._absent_since_s.clear()

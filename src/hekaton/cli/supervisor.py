@@ -5,17 +5,16 @@ No child outlives the supervisor, however that ends.
 """
 
 import asyncio
-import ctypes
-import os
 import shutil
-import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
+
+from redis.asyncio import Redis
 
 from hekaton.cli.child import Child
 from hekaton.errors import Unavailable
@@ -29,139 +28,193 @@ from hekaton.store.workers import Registry
 from hekaton.v1.pool_pb2 import WorkerStatus
 
 START_TIMEOUT_S = 90.0
+STOP_GRACE_S = 15.0
 POLL_S = 0.05
+RESTART_DELAYS_S = (0.2, 1.0, 5.0)
+"""Before each restart of a service; it is given up after the last."""
 SHM = Path("/dev/shm")
 EMULATED = "emulated:"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class StackOptions:
-    """What `hekaton up` can be told. Empty texts take the services' own defaults."""
+    """What `hekaton up` can be told. None and empty texts leave a setting to its service's default."""
 
     device: str = "cpu"
     device_memory: str = "2GiB"
     workers: int = 1
     routers: int = 1
-    listen: str = "127.0.0.1:0"
+    listen: str = ""
+    """The first router's address."""
     redis_url: str = ""
     """Empty: an embedded server."""
     data_dir: Path | None = None
-    """The embedded server keeps its data here; it forgets everything without."""
+    """The embedded server keeps its data here; without, it forgets everything at its end."""
     shm_dir: Path | None = None
+    """Weight images live in a directory of their own below it."""
     host_memory: str = ""
     otlp_endpoint: str = ""
-    min_turn_s: float | None = None
     time_scale: float | None = None
-    log_level: str = "info"
-    extra: dict[str, str] = field(default_factory=dict)
-    """Further settings of every service, by name."""
+    log_dir: Path | None = None
+    """Services' logs; without, they are removed at the end."""
 
 
 class Stack:
-    """An async context manager: inside it the pool is up. `address` is the first router's.
+    """An async context manager: inside it the pool is up, and a service that dies is started again.
 
-    Raises Unavailable, with the end of the log, if a service cannot start.
+    Raises Unavailable, with the end of its log, if a service cannot start.
     """
 
-    def __init__(self, options: StackOptions, say: Callable[[str], None] = lambda line: None) -> None:
-        self.options = options
+    def __init__(self, options: StackOptions, say: Callable[[str], None]) -> None:
         self.address = ""
+        """The first router's."""
         self.redis_url = ""
-        self.run_dir = Path()
+        self.children: list[Child] = []
+        self._options = options
         self._say = say
         self._exit = AsyncExitStack()
-        self._children: list[Child] = []
-        self._watch: asyncio.Task[None] | None = None
-
-    @property
-    def children(self) -> Sequence[Child]:
-        return tuple(self._children)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            self.run_dir = Path(tempfile.mkdtemp(prefix="hekaton-run-"))
-            stack.callback(shutil.rmtree, self.run_dir, ignore_errors=True)
+            run_dir = Path(tempfile.mkdtemp(prefix="hekaton-run-"))
+            stack.callback(shutil.rmtree, run_dir, ignore_errors=True)
+            segments = (self._options.shm_dir or _shared_memory() or run_dir) / run_dir.name
+            # The memory service removes its segments itself, unless it was killed.
+            stack.callback(shutil.rmtree, segments, ignore_errors=True)
             self.redis_url = await self._redis(stack)
             redis = connect(self.redis_url)
             stack.push_async_callback(redis.aclose)
-            stack.push_async_callback(self._stop_children)
-            await self._start(Registry(redis, Kind.MEMORY), Registry(redis, Kind.WORKER), Registry(redis, Kind.ROUTER))
-            await self._until(lambda: Leadership(redis).current(), "a scheduler leads")
-            self._watch = asyncio.create_task(self._supervise(), name="supervise")
+            stack.push_async_callback(self._stop)
+            logs = self._options.log_dir or run_dir
+            logs.mkdir(parents=True, exist_ok=True)
+            await _Start(self, self._options, logs, segments, redis).run()
+            await self._until(Leadership(redis).current, "a scheduler to lead")
+            watch = asyncio.create_task(self._keep_alive(), name="keep children alive")
+            stack.push_async_callback(_end, watch)
             self._exit = stack.pop_all()
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
         await self._exit.aclose()
 
-    async def _redis(self, stack: AsyncExitStack) -> str:
-        if self.options.redis_url:
-            return self.options.redis_url
-        server = EmbeddedRedis(self.options.data_dir)
-        await asyncio.to_thread(server.start)
-        stack.push_async_callback(asyncio.to_thread, server.stop)
-        return server.url
-
-    async def _start(self, memories: Registry, workers: Registry, routers: Registry) -> None:
-        """In the order in which each needs the other."""
-        scheduler = await self._launch("scheduler", "scheduler-0")
-        memory_flags: dict[str, str] = {}
-        if not self.options.device.startswith(EMULATED):
-            await self._launch("memory", "memory-0", segment_dir=self._segment_dir(), host_memory=self.options.host_memory)
-            memory_flags["memory_address"] = await self._serving(memories, "memory-0", lambda info: info.decode())
-        names = [f"worker-{index}" for index in range(self.options.workers)]
-        for name in names:
-            await self._launch("worker", name, **memory_flags, **self._worker_flags())
-        fronts = [f"router-{index}" for index in range(self.options.routers)]
-        for index, name in enumerate(fronts):
-            await self._launch("router", name, listen=self.options.listen if index == 0 else "")
-        for name in names:
-            await self._serving(workers, name, lambda info: WorkerStatus.FromString(info).address)
-        addresses = [await self._serving(routers, name, lambda info: info.decode()) for name in fronts]
-        self.address = addresses[0]
-        scheduler.check()
-
-    def _worker_flags(self) -> dict[str, str]:
-        options = self.options
-        flags = {"device": options.device, "device_memory": options.device_memory}
-        if options.min_turn_s is not None:
-            flags["min_turn_s"] = str(options.min_turn_s)
-        if options.time_scale is not None:
-            flags["time_scale"] = str(options.time_scale)
-        return flags
-
-    def _segment_dir(self) -> str:
-        if self.options.shm_dir is not None:
-            return str(self.options.shm_dir)
-        parent = SHM if SHM.is_dir() else self.run_dir
-        path = parent / self.run_dir.name
-        self._exit_remove(path)
-        return str(path)
-
-    def _exit_remove(self, path: Path) -> None:
-        """The memory service removes its segments; this is for one that was killed."""
-        self._leftover = path
-
-    async def _launch(self, service: str, name: str, **settings: str) -> Child:
-        options = self.options
-        common = {"redis_url": self.redis_url, "otlp_endpoint": options.otlp_endpoint, "log_level": options.log_level}
-        wanted = {**common, f"{service}_id": name, **settings, **options.extra}
+    async def launch(self, service: str, name: str, log: Path, settings: dict[str, str]) -> Child:
+        """Starts a service; settings that are empty are left out."""
+        common = {"redis_url": self.redis_url, "otlp_endpoint": self._options.otlp_endpoint}
+        wanted = {**common, f"{service}_id": name, **settings}
         flags = [f"--{key.replace('_', '-')}={value}" for key, value in wanted.items() if value]
-        child = Child(name, [sys.executable, "-m", f"hekaton_{service}", *flags], self.run_dir / f"{name}.log")
-        self._children.append(child)
+        child = Child(name, [sys.executable, "-m", f"hekaton_{service}", *flags], log)
+        self.children.append(child)
         await child.start()
         return child
 
-    async def _serving(self, registry: Registry, name: str, address_of: Callable[[bytes], str]) -> str:
+    async def serving(self, registry: Registry, name: str, address_of: Callable[[bytes], str]) -> str:
         """The address of a service that has announced itself, once it says SERVING."""
 
         async def announced() -> bytes | None:
             return (await registry.list()).get(name)
 
-        address = address_of(await self._until(announced, f"{name} announces itself"))
-        async with asyncio.timeout(START_TIMEOUT_S), open_channel(address) as channel:
-            await until_serving(channel)
+        address = address_of(await self._until(announced, name))
+        async with open_channel(address) as channel:
+            try:
+                async with asyncio.timeout(START_TIMEOUT_S):
+                    await until_serving(channel)
+            except TimeoutError:
+                raise Unavailable(f"{name} does not become ready; see its log") from None
         return address
+
+    async def _until(self, ask: Callable[[], Awaitable[T | None]], what: str) -> T:
+        """Asks until there is an answer. Raises Unavailable if a child dies first, or nothing comes."""
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                while (answer := await ask()) is None:
+                    for child in self.children:
+                        child.check()
+                    await asyncio.sleep(POLL_S)
+                return answer
+        except TimeoutError:
+            raise Unavailable(f"waited {START_TIMEOUT_S:.0f} s in vain for {what}") from None
+
+    async def _redis(self, stack: AsyncExitStack) -> str:
+        if self._options.redis_url:
+            return self._options.redis_url
+        server = EmbeddedRedis(self._options.data_dir)
+        await asyncio.to_thread(server.start)
+        stack.push_async_callback(asyncio.to_thread, server.stop)
+        return server.url
+
+    async def _keep_alive(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for child in self.children:
+                group.create_task(self._restart(child))
+
+    async def _restart(self, child: Child) -> None:
+        for delay_s in RESTART_DELAYS_S:
+            status = await child.wait()
+            self._say(f"{child.name} ended with status {status}; starting it again")
+            await asyncio.sleep(delay_s)
+            await child.start()
+        await child.wait()
+        self._say(f"{child.name} keeps ending; it is not started any more: {child.last_words()}")
+
+    async def _stop(self) -> None:
+        """Routers first, so that nobody is promised anything; in the opposite order of their start."""
+        for child in reversed(self.children):
+            await child.stop(STOP_GRACE_S)
+
+
+class _Start:
+    """The order of starting: each after those that it needs, and side by side where it can be."""
+
+    def __init__(self, stack: Stack, options: StackOptions, logs: Path, segments: Path, redis: Redis) -> None:
+        self._stack = stack
+        self._options = options
+        self._logs = logs
+        self._segments = segments
+        self._redis = redis
+
+    async def run(self) -> None:
+        await self._launch("scheduler", "scheduler-0")
+        memory_address = ""
+        if not self._options.device.startswith(EMULATED):
+            settings = {"segment_dir": str(self._segments), "host_memory": self._options.host_memory}
+            await self._launch("memory", "memory-0", **settings)
+            memory_address = await self._stack.serving(Registry(self._redis, Kind.MEMORY), "memory-0", bytes.decode)
+        workers = [f"worker-{index}" for index in range(self._options.workers)]
+        routers = [f"router-{index}" for index in range(self._options.routers)]
+        for name in workers:
+            await self._launch("worker", name, memory_address=memory_address, **self._worker())
+        for index, name in enumerate(routers):
+            await self._launch("router", name, listen="" if index else self._options.listen)
+        for name in workers:
+            await self._stack.serving(Registry(self._redis, Kind.WORKER), name, _worker_address)
+        addresses = [
+            await self._stack.serving(Registry(self._redis, Kind.ROUTER), name, bytes.decode) for name in routers
+        ]
+        self._stack.address = addresses[0]
+
+    def _worker(self) -> dict[str, str]:
+        scale = self._options.time_scale
+        return {
+            "device": self._options.device,
+            "device_memory": self._options.device_memory,
+            "time_scale": "" if scale is None else str(scale),
+        }
+
+    async def _launch(self, service: str, name: str, **settings: str) -> None:
+        await self._stack.launch(service, name, self._logs / f"{name}.log", settings)
+
+
+def _shared_memory() -> Path | None:
+    """The host's tmpfs; elsewhere than on Linux, plain files have to do."""
+    return SHM if SHM.is_dir() else None
+
+
+def _worker_address(info: bytes) -> str:
+    return WorkerStatus.FromString(info).address
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

@@ -37,6 +37,7 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """Others change with the longest prompt of a batch."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CHUNK_BYTES = 16 << 20
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Progress = Callable[[int, int], None]
 
 
@@ -162,7 +163,8 @@ def _write(prepared: Prepared, tensors: list[Tensor], out: Path, progress: Progr
     digest = hashlib.sha256(repr(identity).encode())
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            _reserve(file.fileno(), prepared.spec.weight_bytes)
+            # Takes all the space now: a tmpfs that fills up later ends the process without a word.
+            os.posix_fallocate(file.fileno(), 0, max(prepared.spec.weight_bytes, 1))
             for entry, tensor in zip(prepared.tensors, tensors, strict=True):
                 file.seek(entry.offset)
                 _write_tensor(entry, tensor, file, digest.update, progress, prepared.spec.weight_bytes)
@@ -171,18 +173,14 @@ def _write(prepared: Prepared, tensors: list[Tensor], out: Path, progress: Progr
         write_prepared(out / f"{name}.json", result)
         temporary.rename(out / f"{name}.img")
         return result
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise ResourceExhausted(
+            f"no room for an image of {prepared.spec.weight_bytes} bytes: give the segment directory more"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _reserve(descriptor: int, nbytes: int) -> None:
-    """Takes all the space now: a tmpfs that fills up later ends the process without a word."""
-    try:
-        os.posix_fallocate(descriptor, 0, max(nbytes, 1))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise ResourceExhausted(f"no room for an image of {nbytes} bytes: give the segment directory more") from error
 
 
 def _write_tensor(

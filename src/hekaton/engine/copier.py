@@ -27,8 +27,8 @@ class CopyJob:
     source: Tensor
     target: Tensor
     cancelled: bool = False
-    done: threading.Event = field(default_factory=threading.Event)
-    """Set when the thread will not touch the target any more."""
+    copying: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a chunk is written to the target."""
 
 
 class Copier:
@@ -51,9 +51,10 @@ class Copier:
         self._jobs.put(job)
 
     def cancel(self, job: CopyJob) -> None:
-        """Returns when the job's target is free: after the chunk that is being copied."""
+        """Returns when nothing will be written to the job's target any more: after the chunk that is being copied."""
         job.cancelled = True
-        job.done.wait()
+        with job.copying:
+            return
 
     def results(self) -> list[tuple[CopyJob, LoadResult]]:
         """Copies that have ended since the last call; cancelled ones are not among them."""
@@ -72,24 +73,29 @@ class Copier:
     def _run(self) -> None:
         stream: torch.Stream | None = torch.Stream(self._device) if self._device.type == "cuda" else None
         while (job := self._jobs.get()) is not None:
-            started_s = time.monotonic()
-            error = ""
-            try:
-                with stream or nullcontext():
-                    self._copy(job, stream)
-            except RuntimeError as failure:
-                error = str(failure)
-            if not job.cancelled:
-                duration_s = time.monotonic() - started_s
-                self._results.append((job, LoadResult(job.model, duration_s, job.source.numel(), error)))
-                os.write(self._writable, b"x")
-            job.done.set()
+            self._do(job, stream)
+            # While this thread waits, it must not keep the last image mapped.
+            del job
+
+    def _do(self, job: CopyJob, stream: torch.Stream | None) -> None:
+        started_s = time.monotonic()
+        error = ""
+        try:
+            with stream or nullcontext():
+                self._copy(job, stream)
+        except RuntimeError as failure:
+            error = str(failure)
+        if not job.cancelled:
+            duration_s = time.monotonic() - started_s
+            self._results.append((job, LoadResult(job.model, duration_s, job.source.numel(), error)))
+            os.write(self._writable, b"x")
 
     def _copy(self, job: CopyJob, stream: torch.Stream | None) -> None:
         for start in range(0, job.source.numel(), CHUNK_BYTES):
-            if job.cancelled:
-                return
-            end = min(start + CHUNK_BYTES, job.source.numel())
-            job.target[start:end].copy_(job.source[start:end], non_blocking=True)
-            if stream is not None:
-                stream.synchronize()
+            with job.copying:
+                if job.cancelled:
+                    return
+                end = min(start + CHUNK_BYTES, job.source.numel())
+                job.target[start:end].copy_(job.source[start:end], non_blocking=True)
+                if stream is not None:
+                    stream.synchronize()

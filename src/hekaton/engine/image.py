@@ -52,9 +52,12 @@ def write_prepared(path: Path, prepared: Prepared) -> None:
     """Writes the side file, whole or not at all."""
     temporary = path.with_suffix(".json.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(prepared))
-    temporary.rename(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(prepared))
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_prepared(path: Path) -> Prepared:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from hekaton.engine.interface import Engine
 from hekaton.engine.messages import Event, ImageDropped, WantImage
+from hekaton.errors import HekatonError
 from hekaton.facts import Image
 
 
@@ -17,10 +18,14 @@ class Images:
         self.held: set[str] = set()
 
     def ready(self, model: str, image: Image) -> None:
-        """Maps an image that has come. Raises what the engine raises if it cannot use it."""
+        """Maps an image that has come. Raises what the engine raises if it cannot use it; then it is not held."""
         self._wanted.discard(model)
         self.held.add(model)
-        self._engine.provide_image(model, image)
+        try:
+            self._engine.provide_image(model, image)
+        except HekatonError:
+            self.drop(model)
+            raise
 
     def failed(self, model: str) -> None:
         self._wanted.discard(model)

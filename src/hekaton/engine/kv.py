@@ -61,8 +61,8 @@ class KvCache:
         """A request's blocks, in the order of its tokens. Raises KeyError."""
         return self._tables[request_id][1]
 
-    def grow(self, request_id: str, shape: BlockShape, tokens: int) -> bool:
-        """Makes room for `tokens` tokens in all. False, and nothing changed, if there is none."""
+    def grow(self, request_id: str, shape: BlockShape, tokens: int) -> list[int] | None:
+        """Makes room for `tokens` tokens in all; returns the new blocks. None, and nothing changed, if there is none."""
         _, table = self._tables.get(request_id, (shape, []))
         wanted = -(-tokens // BLOCK_TOKENS) - len(table)
         taken: list[int] = []
@@ -71,10 +71,10 @@ class KvCache:
             block = self._take(pool, shape)
             if block is None:
                 self._release(pool, taken)
-                return False
+                return None
             taken.append(block)
         self._tables[request_id] = (shape, table + taken)
-        return True
+        return taken
 
     def drop(self, request_id: str) -> None:
         """Frees a request's blocks; unknown ids are ignored."""

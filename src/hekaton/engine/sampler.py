@@ -35,9 +35,11 @@ def sample(logits: Tensor, items: Sequence[StepItem]) -> list[int]:
 
 
 def _draw(logits: Tensor, sampling: Sampling, position: int) -> int:
-    scaled = _keep(logits / sampling.temperature, sampling)
+    logits = logits.double()
+    # The largest becomes 0, so that no temperature is too small to divide by.
+    scaled = _keep((logits - logits.max()) / sampling.temperature, sampling)
     noise = torch.from_numpy(gumbel(sampling.seed, position, logits.numel())).to(logits.device)
-    return int((scaled.double() + noise).argmax())
+    return int((scaled + noise).argmax())
 
 
 def _keep(logits: Tensor, sampling: Sampling) -> Tensor:

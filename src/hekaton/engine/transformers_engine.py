@@ -143,7 +143,11 @@ class TransformersEngine:
         shape = self._models[model].shape
         if shape is None:
             raise EngineFailed(f"model {model} was never loaded")
-        return self._kv.grow(request_id, shape, tokens)
+        fresh = self._kv.grow(request_id, shape, tokens)
+        if fresh:
+            # What lay there may read as NaN, which no mask of the attention hides.
+            self._cache(shape)[fresh] = 0
+        return fresh is not None
 
     def drop_kv(self, request_id: str) -> None:
         self._kv.drop(request_id)

@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from fakes.peers import commander, listener
+from fakes.redis import connected
 from fakes.schedulers import RunningScheduler, running_scheduler, scheduler_process
 from fakes.waiting import eventually
 from fakes.workers import accept, add_model, address_of, expected, new_record, running_worker, worker_process
@@ -77,7 +78,9 @@ async def test_requests_wait_for_the_first_worker(
         await reaches(redis, "r1", RequestState.FINISHED)
 
 
-async def test_a_deadline_that_passes_while_waiting_fails_the_request(redis: Redis, scheduler: RunningScheduler) -> None:
+async def test_a_deadline_that_passes_while_waiting_fails_the_request(
+    redis: Redis, scheduler: RunningScheduler
+) -> None:
     await accept(redis, new_record("r1", deadline_s=0.3))
     failed = await reaches(redis, "r1", RequestState.FAILED, 2.0)
     assert failed.reason == "DEADLINE_EXCEEDED"
@@ -237,5 +240,24 @@ async def test_requests_of_a_worker_that_died_while_nobody_led_run_again(
         assert (await reaches(redis, "r1", RequestState.FINISHED)).worker_id == "w2"
 
 
-async def test_a_redis_that_restarts_loses_no_accepted_request(tmp_path: Path, redis: Redis) -> None:
-    del redis
+async def test_a_redis_that_restarts_stops_no_stream_and_loses_no_accepted_request(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "data", socket_dir=tmp_path) as server:
+        async with (
+            connected(server.url) as redis,
+            running_worker(server.url, redis, "w1") as worker,
+            listener(worker.address) as router,
+            running_scheduler(server.url, redis) as scheduler,
+        ):
+            await add_model(redis)
+            await accept(redis, new_record("r1", max_tokens=1200))
+            await router.tokens("r1", 10)
+            await accept(redis, new_record("r2", max_tokens=5, model="m2"))
+            await asyncio.to_thread(server.kill)
+            await router.tokens("r1", len(router.known["r1"]) + 100)
+            await asyncio.to_thread(server.start)
+            await add_model(redis, "m2")
+            assert (await router.end("r1")).stats.epoch == 1
+            assert router.known["r1"] == expected(1200)
+            await reaches(redis, "r1", RequestState.FINISHED)
+            await eventually(scheduler.leads)
+            assert await Requests(redis).queued() == 0

@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from fakes.peers import Commander, Listener, commander, listener
-from fakes.redis import running_redis
+from fakes.redis import connected
 from fakes.waiting import eventually
 from fakes.workers import RunningWorker, accept, add_model, expected, new_record, place, running_worker
 from hekaton.facts import RequestState
@@ -239,13 +239,14 @@ async def test_requests_survive_their_engine(driven: Driven, redis: Redis) -> No
 
 
 async def test_streams_run_on_while_redis_is_away_and_their_ends_are_written_later(tmp_path: Path) -> None:
-    async with running_redis(tmp_path) as (server, redis):
-        await add_model(redis)
+    with EmbeddedRedis(tmp_path / "data", socket_dir=tmp_path) as server:
         async with (
+            connected(server.url) as redis,
             running_worker(server.url, redis, "w1") as worker,
             commander(worker.address) as scheduler,
             listener(worker.address) as router,
         ):
+            await add_model(redis)
             await scheduler.hello()
             await accept(redis, new_record("r1", max_tokens=500))
             await scheduler.assign(*await place(redis, "w1"))

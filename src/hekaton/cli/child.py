@@ -1,0 +1,75 @@
+"""One service as a child process."""
+
+import asyncio
+import ctypes
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hekaton.errors import Unavailable
+
+PR_SET_PDEATHSIG = 1
+TAIL_LINES = 5
+
+
+class Child:
+    """Started in a session of its own: Ctrl-C in the terminal is for the supervisor, who stops things in order."""
+
+    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+        self.name = name
+        self._command = command
+        self._log = log
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        """Also starts it again."""
+        with self._log.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            )
+
+    async def wait(self) -> int:
+        """The exit status."""
+        if self._process is None:
+            raise Unavailable(f"{self.name} was never started")
+        return await self._process.wait()
+
+    def check(self) -> None:
+        """Raises Unavailable, with its last words, if it has ended."""
+        if self._process is None or self._process.returncode is not None:
+            status = self._process.returncode if self._process else "none"
+            raise Unavailable(f"{self.name} ended with status {status}; its log says: {self.last_words()}")
+
+    def last_words(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
+        return " / ".join(lines[-TAIL_LINES:]) or "nothing"
+
+    async def stop(self, grace_s: float) -> None:
+        """SIGTERM, then SIGKILL after `grace_s`."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._process.terminate()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+
+_libc = ctypes.CDLL(None)
+
+
+def _end_with_parent() -> None:
+    """In the child: the kernel sends SIGTERM when the supervisor's main thread, which started us, is gone."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

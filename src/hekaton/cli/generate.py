@@ -1,0 +1,56 @@
+"""`hekaton generate`: one prompt, streamed."""
+
+from contextlib import aclosing
+from typing import Annotated
+
+import typer
+
+from hekaton.cli.common import DEFAULT_ADDRESS, Address, console, run, stderr
+from hekaton.client import Client, Finished, Message, SamplingOptions, Tokens
+from hekaton.client.convert import Prompt
+
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Most tokens to generate.")]
+Temperature = Annotated[float | None, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens that hold this probability.")]
+TopK = Annotated[int | None, typer.Option("--top-k", min=0, help="Keep so many of the likeliest tokens; 0 keeps all.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The same seed gives the same tokens.")]
+
+
+def generate(
+    model: Annotated[str, typer.Argument(help="A registered model; see `hekaton models list`.")],
+    prompt: Annotated[str, typer.Argument(help="The text to go on from.")],
+    chat: Annotated[bool, typer.Option("--chat", help="Send the prompt as a chat message.")] = False,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    seed: Seed = None,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Generate text from a prompt. Ctrl-C cancels."""
+    options = SamplingOptions(max_tokens, temperature, top_p, top_k, seed)
+    wanted: Prompt = [Message("user", prompt)] if chat else prompt
+    finished = run(_generate(address, model, wanted, options))
+    if finished is not None:
+        stats = finished.stats
+        stderr.print(
+            f"[dim]{stats.completion_tokens} tokens, {finished.reason}, on {stats.worker_id}, "
+            f"preempted {stats.preemptions} times[/dim]"
+        )
+
+
+async def _generate(address: str, model: str, prompt: Prompt, options: SamplingOptions) -> Finished | None:
+    async with Client(address) as client:
+        return await stream(client, model, prompt, options)
+
+
+async def stream(client: Client, model: str, prompt: Prompt, options: SamplingOptions) -> Finished | None:
+    """Prints a generation as it comes."""
+    async with aclosing(client.generate(model, prompt, options)) as events:
+        async for event in events:
+            if isinstance(event, Tokens):
+                console.out(event.text, end="")
+            elif isinstance(event, Finished):
+                console.print()
+                return event
+    return None

