@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -11,8 +12,9 @@ from hekaton.cli.demo_verify import Verdict
 from hekaton.client import Tokens
 from hekaton.facts import RequestStats, Slo, TurnRecord
 
-TIMELINE_COLUMNS = 72
-EXCERPT_CHARS = 60
+TIMELINE_COLUMNS = 54
+EXCERPT_CHARS = 200
+ANSWER_COLUMNS = 28
 
 
 @dataclass(slots=True)
@@ -81,8 +83,10 @@ def report(outcomes: list[Outcome], turns: list[TurnRecord], slo: Slo, device: s
 
 
 def _requests(outcomes: list[Outcome], device: str) -> Table:
-    table = Table("request", "model", "answer", title=f"requests ({device})")
-    for name in ("TTFT", "mean TBT", "preempted", "tokens"):
+    table = Table(title=f"requests ({device})", box=SIMPLE, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    table.add_column("answer", no_wrap=True, max_width=ANSWER_COLUMNS)
+    for name in ("TTFT", "TBT", "left", "tokens"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in sorted(outcomes, key=lambda one: (one.model, one.id)):
         figures = (
@@ -91,7 +95,7 @@ def _requests(outcomes: list[Outcome], device: str) -> Table:
             f"{one.preemptions}×",
             f"{len(one.token_ids)}",
         )
-        table.add_row(one.id, one.model, Text(one.excerpt()), *figures)
+        table.add_row(one.model, Text(one.excerpt()), *figures)
     return table
 
 
@@ -113,7 +117,7 @@ def _timeline(turns: list[TurnRecord], device: str) -> RenderableType:
                 stop = int((turn.start_s + turn.duration_s - first_s) * scale)
                 cells[start : max(stop, start + 1)] = "█" * (max(stop, start + 1) - start)
         count = sum(turn.model == model for turn in turns)
-        lines.append(f"{model:>{width}} {''.join(cells[:TIMELINE_COLUMNS])} {count} turns")
+        lines.append(f"{model:>{width}} {''.join(cells[:TIMELINE_COLUMNS])} {count}×")
     return Text("\n".join(lines) + "\n")
 
 

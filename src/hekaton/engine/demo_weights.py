@@ -34,7 +34,7 @@ class Variant:
     """Relative to each matrix's own standard deviation."""
 
 
-VARIANTS = (Variant("smollm2-amber", 1, 0.03), Variant("smollm2-birch", 2, 0.03), Variant("smollm2-cedar", 3, 0.03))
+VARIANTS = (Variant("smollm2-amber", 1, 0.02), Variant("smollm2-birch", 2, 0.02), Variant("smollm2-cedar", 3, 0.02))
 NAMES = (BASE, *(variant.name for variant in VARIANTS))
 
 
