@@ -10,7 +10,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,13 +70,15 @@ class LocalStack:
 
     async def start(self, name: str) -> None:
         """Starts one service and waits until its own health check passes."""
-        self._spawn(name)
+        self.spawn(name)
         await self._healthy(name, self.compose.services[name]["healthcheck"]["test"])
 
-    def _spawn(self, name: str) -> None:
+    def spawn(self, name: str, more: Sequence[str] = ()) -> None:
+        """Starts one service, with `more` arguments that a container would not need."""
         service = self.compose.services[name]
-        environment = {key: self._local(name, str(value)) for key, value in service["environment"].items()}
-        command = [self._local(name, part) for part in service["command"]]
+        declared = service.get("environment", {})
+        environment = {key: self._local(name, str(value)) for key, value in declared.items()}
+        command = [*(self._local(name, part) for part in service["command"]), *more]
         with (self.log_dir / f"{name}.log").open("wb") as output:
             self.processes[name] = subprocess.Popen(
                 _on_this_machine(command), env=_clean_environment() | environment, stdout=output, stderr=output
@@ -99,8 +101,8 @@ class LocalStack:
         for old, new in self.substitutions.items():
             text = text.replace(old, new)
         names = "|".join(self.compose.services)
-        text = re.sub(rf"\b({names}):(\d+)", lambda match: self.address(match[1], int(match[2])), text)
-        return re.sub(r"^(?:0\.0\.0\.0|127\.0\.0\.1):(\d+)$", lambda m: self.address(name, int(m[1])), text)
+        own = re.compile(rf"\b({names}):(\d+)|^(?:0\.0\.0\.0|127\.0\.0\.1):(\d+)$")
+        return own.sub(lambda match: self.address(match[1] or name, int(match[2] or match[3])), text)
 
     def stop(self) -> None:
         for process in reversed(self.processes.values()):

@@ -51,7 +51,7 @@ async def running_scheduler(
         redis_url=url,
         scheduler_id=scheduler_id,
         heartbeat_s=0.1,
-        lease_s=1.0,
+        lease_s=0.6,
         leader_lease_s=LEADER_LEASE_S,
         max_attempts=max_attempts,
         drain_timeout_s=0.2,
@@ -69,7 +69,7 @@ async def running_scheduler(
 async def scheduler_process(url: str, redis: Redis, scheduler_id: str) -> AsyncIterator[RunningScheduler]:
     """`python -m hekaton_scheduler`. Killed at the end if it still runs."""
     flags = [f"--redis-url={url}", f"--scheduler-id={scheduler_id}", f"--leader-lease-s={LEADER_LEASE_S}"]
-    command = [sys.executable, "-m", "hekaton_scheduler", *flags, "--heartbeat-s=0.1", "--lease-s=1.0"]
+    command = [sys.executable, "-m", "hekaton_scheduler", *flags, "--heartbeat-s=0.1", "--lease-s=0.6"]
     process = await asyncio.create_subprocess_exec(*command)
     try:
         yield RunningScheduler(await _address_of(redis, scheduler_id), asyncio.Event(), process.pid)

@@ -28,9 +28,7 @@ class TinyModel:
     image: Image
 
 
-def prepare(
-    directory: Path, architecture: str, dtype: str = "float32", seed: int = 1, **changes: object
-) -> TinyModel:
+def prepare(directory: Path, architecture: str, dtype: str = "float32", seed: int = 1, **changes: object) -> TinyModel:
     """A checkpoint with random weights and its image, both in `directory`."""
     fields = {**WIDE.get(architecture, {"intermediate_size": 512}), **changes}
     checkpoint = write_checkpoint(directory / "checkpoint", architecture, seed, **fields)

@@ -42,7 +42,7 @@ def worker_settings(url: str, worker_id: str, **changes: float) -> WorkerSetting
         device="emulated:h800",
         device_memory=MEMORY_BYTES,
         heartbeat_s=changes.get("heartbeat_s", 0.1),
-        lease_s=changes.get("lease_s", 1.0),
+        lease_s=changes.get("lease_s", 0.6),
         time_scale=changes.get("time_scale", 0.1),
         drain_timeout_s=changes.get("drain_timeout_s", 0.3),
         min_turn_s=0.05,

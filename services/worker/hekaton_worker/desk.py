@@ -59,6 +59,7 @@ class Desk:
     def add(self, attempt: Attempt) -> None:
         """Takes a request in; an older attempt at it ends here."""
         if older := self._attempts.pop(attempt.request_id, None):
+            self.leave(older, Left.REVOKED)
             older.settle(Left.REVOKED)
         self._attempts[attempt.request_id] = attempt
         self._busy.add(attempt)

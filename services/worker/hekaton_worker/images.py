@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 import structlog
 from opentelemetry import trace
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from hekaton import telemetry
 from hekaton.engine.messages import Command, ImageFailed, ImageReady
@@ -118,7 +118,7 @@ class Images:
         with _span(f"load {entry.name}", self._waiting(entry.name)):
             retrying = AsyncRetrying(
                 retry=retry_if_exception(_passes),
-                wait=wait_exponential_jitter(initial=0.1, max=MAX_BACKOFF_S),
+                wait=wait_random_exponential(multiplier=0.1, max=MAX_BACKOFF_S),
                 stop=hopeless,
                 reraise=True,
             )
@@ -129,14 +129,16 @@ class Images:
         request = pb.AcquireWeightsRequest(
             holder_id=self._worker_id, digest=digest, source=entry.source, dtype=entry.dtype
         )
+        lease: pb.WeightsLease | None = None
         try:
+            # To its end: a stream that is left before gives its lease back.
             async for event in memory.AcquireWeights(request):
-                if event.HasField("lease"):
-                    lease = event.lease
-                    return Lease(lease.lease_id, seconds(lease.duration), image_from_pb(lease))
+                lease = event.lease if event.HasField("lease") else lease
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
-        raise Unavailable(f"the memory service gave no lease on {entry.name}")
+        if lease is None:
+            raise Unavailable(f"the memory service gave no lease on {entry.name}")
+        return Lease(lease.lease_id, seconds(lease.duration), image_from_pb(lease))
 
     async def _renew(self, memory: memory_pb2_grpc.MemoryServiceStub) -> None:
         request = pb.RenewLeasesRequest(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 from hekaton.facts import TurnRecord
@@ -31,7 +31,7 @@ class Turns:
         self._closed = True
         self._wake()
 
-    async def watch(self, history: int) -> AsyncIterator[TurnRecord]:
+    async def watch(self, history: int) -> AsyncGenerator[TurnRecord, None]:
         """The newest `history` turns, then each as it ends, until the worker stops."""
         seen = self.count - min(history, len(self._kept))
         while not self._closed:

@@ -2,7 +2,7 @@
 
 import grpc.aio
 
-from hekaton.rpc.interceptors import ClientInterceptor
+from hekaton.rpc.interceptors import StreamClientInterceptor, UnaryClientInterceptor
 
 KEEPALIVE_MS = 30_000
 MAX_MESSAGE_BYTES = 64 << 20
@@ -19,4 +19,5 @@ CHANNEL_OPTIONS = (
 
 def open_channel(address: str) -> grpc.aio.Channel:
     """A channel to HOST:PORT or unix:PATH. Use one per target; close it (it is an async context manager)."""
-    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS, interceptors=[ClientInterceptor()])
+    interceptors = [UnaryClientInterceptor(), StreamClientInterceptor()]
+    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS, interceptors=interceptors)

@@ -130,11 +130,15 @@ async def _abort(method: str, error: Exception, context: Context) -> None:
     await context.abort(error.code, error.message, to_trailers(error))
 
 
-class ClientInterceptor(grpc.aio.UnaryUnaryClientInterceptor, grpc.aio.UnaryStreamClientInterceptor):
+class UnaryClientInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
     """Sends the current trace context along. Never awaits the call, so cancelling it cancels it."""
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         return await continuation(_with_context(client_call_details), request)
+
+
+class StreamClientInterceptor(grpc.aio.UnaryStreamClientInterceptor):
+    """The same for server streams: grpc.aio takes an interceptor for one kind of call only."""
 
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         return await continuation(_with_context(client_call_details), request)

@@ -57,7 +57,7 @@ async def test_accepted_requests_run_on_a_worker(
             assert router.known[f"r{number}"] == expected(20)
         assert await Requests(redis).queued() == 0
         status = await scheduler.status()
-        assert (status.leader, status.placements, status.connected_worker_ids) == (True, 20, ["w1"])
+        assert (status.leader, status.placements, list(status.connected_worker_ids)) == (True, 20, ["w1"])
 
         async def nothing_is_held() -> bool:
             return (await scheduler.status()).placed_requests == 0
@@ -136,12 +136,14 @@ async def test_a_killed_worker_costs_a_pause_and_no_token(
 
 async def test_a_request_that_loses_too_many_workers_fails(redis_server: EmbeddedRedis, redis: Redis) -> None:
     await add_model(redis)
-    async with running_scheduler(redis_server.url, redis, max_attempts=1):
-        async with worker_process(redis_server.url, redis, "victim") as pid:
-            await accept(redis, new_record("r1", max_tokens=LONG))
-            await reaches(redis, "r1", RequestState.RUNNING)
-            os.kill(pid, signal.SIGKILL)
-            assert (await reaches(redis, "r1", RequestState.FAILED)).reason == "WORKER_LOST"
+    async with (
+        running_scheduler(redis_server.url, redis, max_attempts=1),
+        worker_process(redis_server.url, redis, "victim") as pid,
+    ):
+        await accept(redis, new_record("r1", max_tokens=LONG))
+        await reaches(redis, "r1", RequestState.RUNNING)
+        os.kill(pid, signal.SIGKILL)
+        assert (await reaches(redis, "r1", RequestState.FAILED)).reason == "WORKER_LOST"
 
 
 async def test_a_frozen_worker_is_replaced_and_changes_nothing_when_it_wakes_up(
@@ -225,17 +227,19 @@ async def test_requests_of_a_worker_that_died_while_nobody_led_run_again(
     redis_server: EmbeddedRedis, redis: Redis
 ) -> None:
     await add_model(redis)
-    async with running_scheduler(redis_server.url, redis, "s1") as first:
-        async with worker_process(redis_server.url, redis, "victim") as pid:
-            await accept(redis, new_record("r1", max_tokens=600))
-            await reaches(redis, "r1", RequestState.RUNNING)
-            first.stop.set()
+    async with (
+        running_scheduler(redis_server.url, redis, "s1") as first,
+        worker_process(redis_server.url, redis, "victim") as pid,
+    ):
+        await accept(redis, new_record("r1", max_tokens=600))
+        await reaches(redis, "r1", RequestState.RUNNING)
+        first.stop.set()
 
-            async def nobody_leads() -> bool:
-                return await Leadership(redis).current() is None
+        async def nobody_leads() -> bool:
+            return await Leadership(redis).current() is None
 
-            await eventually(nobody_leads)
-            os.kill(pid, signal.SIGKILL)
+        await eventually(nobody_leads)
+        os.kill(pid, signal.SIGKILL)
     async with running_scheduler(redis_server.url, redis, "s2"), running_worker(redis_server.url, redis, "w2"):
         assert (await reaches(redis, "r1", RequestState.FINISHED)).worker_id == "w2"
 
@@ -249,15 +253,16 @@ async def test_a_redis_that_restarts_stops_no_stream_and_loses_no_accepted_reque
             running_scheduler(server.url, redis) as scheduler,
         ):
             await add_model(redis)
+            await add_model(redis, "m2")
             await accept(redis, new_record("r1", max_tokens=1200))
             await router.tokens("r1", 10)
-            await accept(redis, new_record("r2", max_tokens=5, model="m2"))
+            await accept(redis, new_record("r2", model="m2"))
             await asyncio.to_thread(server.kill)
             await router.tokens("r1", len(router.known["r1"]) + 100)
             await asyncio.to_thread(server.start)
-            await add_model(redis, "m2")
             assert (await router.end("r1")).stats.epoch == 1
             assert router.known["r1"] == expected(1200)
-            await reaches(redis, "r1", RequestState.FINISHED)
             await eventually(scheduler.leads)
+            for name in ("r1", "r2"):
+                await reaches(redis, name, RequestState.FINISHED)
             assert await Requests(redis).queued() == 0

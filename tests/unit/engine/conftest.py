@@ -23,10 +23,9 @@ def one_torch_thread() -> None:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TinyModel]:
     """A float32 model of each architecture, and `llama-2`, of one configuration with `llama`."""
-    seeds = {**{architecture: 1 for architecture in ARCHITECTURES}, "llama-2": 2}
+    seeds = {**dict.fromkeys(ARCHITECTURES, 1), "llama-2": 2}
     return {
-        name: prepare(tmp_path_factory.mktemp(name), name.removesuffix("-2"), seed=seed)
-        for name, seed in seeds.items()
+        name: prepare(tmp_path_factory.mktemp(name), name.removesuffix("-2"), seed=seed) for name, seed in seeds.items()
     }
 
 

@@ -120,10 +120,17 @@ async def test_a_deadline_stops_the_handler(running: Running) -> None:
 async def test_the_callers_span_is_the_parent_of_the_servers(spans: InMemorySpanExporter, running: Running) -> None:
     with trace.get_tracer("test").start_as_current_span("caller"):
         await inference_pb2_grpc.InferenceServiceStub(running[2]).Cancel(inference_pb2.CancelRequest())
-    server, caller = spans.get_finished_spans()
-    assert server.parent is not None
+        call = inference_pb2_grpc.InferenceServiceStub(running[2]).Generate(inference_pb2.GenerateRequest())
+        await call.read()
+        call.cancel()
+        await asyncio.wait_for(running[1].cancelled.wait(), 2)
+        await asyncio.sleep(0.05)
+    *servers, caller = spans.get_finished_spans()
+    assert len(servers) == 2
     assert caller.context is not None
-    assert (server.parent.span_id, server.parent.trace_id) == (caller.context.span_id, caller.context.trace_id)
+    for server in servers:
+        assert server.parent is not None
+        assert (server.parent.span_id, server.parent.trace_id) == (caller.context.span_id, caller.context.trace_id)
 
 
 async def test_spans_reach_an_otlp_endpoint() -> None:

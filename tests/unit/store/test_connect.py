@@ -9,7 +9,7 @@ from fakes.records import record
 from fakes.redis import connected
 from hekaton.errors import InvalidArgument, StoreUnavailable
 from hekaton.store.catalog import Catalog
-from hekaton.store.connect import connect
+from hekaton.store.connect import connect, translated
 from hekaton.store.embedded import EmbeddedRedis
 from hekaton.store.keys import Kind
 from hekaton.store.leadership import Leadership
@@ -84,3 +84,18 @@ async def test_many_callers_share_few_connections(redis: Redis) -> None:
         for number in range(300):
             tasks.create_task(requests.accept(record(f"r{number}"), (1,), 1000))
     assert await requests.queued() == 300
+
+
+async def test_a_cancellation_that_redis_py_swallows_still_cancels() -> None:
+    async def swallowing() -> None:
+        with translated():
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                return
+
+    task = asyncio.create_task(swallowing())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

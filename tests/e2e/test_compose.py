@@ -1,0 +1,154 @@
+"""docker-compose.yml, resolved and run as processes on loopback: the same commands, settings and health checks."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from fakes.checkpoints import write_checkpoint
+from fakes.compose import ComposeFile, LocalStack, local_stack
+from fakes.otlp import OtlpReceiver, otlp_receiver
+from hekaton.client import Client, SamplingOptions, Tokens
+from hekaton.engine import reference
+from hekaton.errors import Cancelled
+from hekaton.store.embedded import find_server
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "docker-compose.yml"
+SERVICES = ("memory", "scheduler", "worker", "router")
+ACQUIRE = "hekaton.v1.MemoryService/AcquireWeights"
+CANCELLED = 1
+"""The gRPC status code."""
+
+Running = tuple[LocalStack, OtlpReceiver, Path]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    """The stack of the compose file, with an OTLP receiver in Jaeger's place and a directory for /models."""
+    directory = tmp_path_factory.mktemp("compose")
+    models = directory / "models"
+    write_checkpoint(models / "tiny", "llama")
+    write_checkpoint(models / "other", "qwen2", seed=2)
+    compose = ComposeFile.read(COMPOSE, variables={"DEVICE_MEMORY": "700KiB", "HOST_MEMORY": "64MiB"})
+    async with otlp_receiver() as receiver:
+        substitutions = {
+            "/segments": str(directory / "segments"),
+            "/models": str(models),
+            "http://jaeger:4317": receiver.endpoint,
+            "valkey-server": find_server(),
+        }
+        (directory / "segments").mkdir()
+        async with local_stack(compose, substitutions, directory) as stack:
+            for name in compose.start_order():
+                if name == "redis":
+                    await _start_redis(stack, directory)
+                elif name != "jaeger":
+                    await stack.start(name)
+            yield stack, receiver, models
+
+
+async def _start_redis(stack: LocalStack, directory: Path) -> None:
+    """The file's own command, on a port and in a directory of this test."""
+    host, port = stack.address("redis", 6379).split(":")
+    data = directory / "redis"
+    data.mkdir()
+    stack.spawn("redis", ["--bind", host, "--port", port, "--dir", str(data)])
+    for _ in range(100):
+        try:
+            _, writer = await asyncio.open_connection(host, int(port))
+        except OSError:
+            await asyncio.sleep(0.05)
+        else:
+            writer.close()
+            return
+    raise TimeoutError("Redis does not answer")
+
+
+async def test_generates_what_the_library_generates_and_traces_it(running: Running) -> None:
+    stack, receiver, models = running
+    options = SamplingOptions(max_tokens=24, temperature=0.0)
+    async with Client(stack.address("router", 50051)) as client:
+        for name in ("tiny", "other"):
+            await client.register_model(name, f"{models}/{name}", dtype="float32")
+        prompt = list(await client.tokenize("tiny", "abc"))
+        done = await asyncio.gather(*(client.complete(name, prompt, options) for name in ("tiny", "other", "tiny")))
+    for name, one in zip(("tiny", "other", "tiny"), done, strict=True):
+        model = reference.load(str(models / name), "float32")
+        assert reference.compare(model, prompt, list(one.token_ids)).first_difference is None
+    await _check_one_trace(receiver)
+
+
+async def _check_one_trace(receiver: OtlpReceiver) -> None:
+    """One request's spans from all four services, in one trace, each inside its parent's service chain."""
+    trace = await _trace_with(receiver, {f"hekaton-{name}" for name in SERVICES}, ACQUIRE)
+    by_id = {span.span_id: (service, span) for service, span in trace}
+    parents = {
+        (service, span.name): by_id[span.parent_span_id] for service, span in trace if span.parent_span_id in by_id
+    }
+    root = [(service, span) for service, span in trace if span.parent_span_id not in by_id]
+    assert [(service, span.name) for service, span in root] == [
+        ("hekaton-router", "hekaton.v1.InferenceService/Generate")
+    ]
+    load = parents["hekaton-memory", ACQUIRE]
+    assert load[0] == "hekaton-worker"
+    run = parents[(load[0], load[1].name)]
+    assert run[0] == "hekaton-worker"
+    assert parents[(run[0], run[1].name)][0] == "hekaton-router"
+    place = next(key for key in parents if key[0] == "hekaton-scheduler")
+    assert parents[place][0] == "hekaton-router"
+    for _, span in trace:
+        if span.parent_span_id in by_id:
+            assert span.start_time_unix_nano >= by_id[span.parent_span_id][1].start_time_unix_nano
+
+
+async def _trace_with(receiver: OtlpReceiver, services: set[str], name: str) -> list[tuple[str, Span]]:
+    """The first trace that has spans of all these services, one of them of this name, and whose root has ended."""
+    for _ in range(100):
+        for trace_id in {span.trace_id for _, span in receiver.spans if span.name == name}:
+            trace = [(service, span) for service, span in receiver.spans if span.trace_id == trace_id]
+            if {service for service, _ in trace} == services and any(not span.parent_span_id for _, span in trace):
+                return trace
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"no trace of all of {services} has {name}: {[(s, x.name) for s, x in receiver.spans]}")
+
+
+async def test_cancelling_really_cancels_with_tracing_on(running: Running) -> None:
+    stack, receiver, _ = running
+    request_id = "to-be-cancelled"
+    async with Client(stack.address("router", 50051)) as client:
+        with pytest.raises(Cancelled):
+            await _cancel_while_it_streams(client, request_id)
+        for _ in range(100):
+            (worker,) = (await client.pool()).workers
+            if worker.kv_bytes == 0 and worker.requests_running == 0:
+                break
+            await asyncio.sleep(0.1)
+        assert (worker.kv_bytes, worker.requests_running) == (0, 0)
+    for _ in range(50):
+        ended = [span for _, span in receiver.spans if _attribute(span, "hekaton.request_id") == request_id]
+        codes = {_attribute(span, "rpc.grpc.status_code") for span in ended}
+        if str(CANCELLED) in codes:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("no span of the request says that it was cancelled")
+
+
+async def _cancel_while_it_streams(client: Client, request_id: str) -> None:
+    options = SamplingOptions(max_tokens=450, temperature=0.0)
+    async with aclosing(client.generate("tiny", [1, 2, 3], options, request_id=request_id)) as events:
+        async for event in events:
+            if isinstance(event, Tokens):
+                await client.cancel(request_id)
+
+
+def _attribute(span: Span, key: str) -> str:
+    for attribute in span.attributes:
+        if attribute.key == key:
+            return attribute.value.string_value or str(attribute.value.int_value)
+    return ""

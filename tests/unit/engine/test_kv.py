@@ -1,0 +1,115 @@
+"""Block tables and slabs, under any sequence of requests of several shapes beside weights."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from hekaton.engine.device import Extent, Extents
+from hekaton.engine.kv import BLOCK_TOKENS, BlockShape, KvCache
+
+DEVICE_BYTES = 1 << 20
+MAX_SLAB_BYTES = DEVICE_BYTES // 16
+SHAPES = (
+    BlockShape(layers=1, kv_heads=1, head_size=16, dtype="float32", itemsize=4),
+    BlockShape(layers=2, kv_heads=3, head_size=12, dtype="float32", itemsize=4),
+    BlockShape(layers=5, kv_heads=1, head_size=20, dtype="bfloat16", itemsize=2),
+)
+REQUESTS = st.integers(0, 8)
+
+
+class AnyUse(RuleBasedStateMachine):
+    """Request i has shape i modulo 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = Extents(DEVICE_BYTES)
+        self.kv = KvCache(self.memory, MAX_SLAB_BYTES)
+        self.tables: dict[int, list[int]] = {}
+        self.weights: list[Extent] = []
+
+    @rule(request=REQUESTS, tokens=st.integers(1, 900))
+    def grow(self, request: int, tokens: int) -> None:
+        shape, held = SHAPES[request % 3], self.tables.get(request, [])
+        free_bytes = self.memory.free_bytes
+        fresh = self.kv.grow(str(request), shape, tokens)
+        if fresh is None:
+            assert self.memory.free_bytes == free_bytes
+            return
+        wanted = max(-(-tokens // BLOCK_TOKENS), len(held))
+        table = self.kv.table(str(request))
+        assert table == held + fresh
+        assert len(table) == wanted
+        self.tables[request] = list(table)
+
+    @rule(request=REQUESTS)
+    def drop(self, request: int) -> None:
+        self.kv.drop(str(request))
+        self.tables.pop(request, None)
+
+    @rule(nbytes=st.integers(1, DEVICE_BYTES // 3))
+    def load(self, nbytes: int) -> None:
+        extent = self.memory.allocate(nbytes, 256)
+        if extent is not None:
+            self.weights.append(extent)
+
+    @rule()
+    def evict(self) -> None:
+        if self.weights:
+            self.memory.free(self.weights.pop(0))
+
+    @invariant()
+    def books_balance(self) -> None:
+        self.kv.check_integrity()
+        self.memory.check_integrity()
+        weights = sum(extent.nbytes for extent in self.weights)
+        assert self.memory.free_bytes == DEVICE_BYTES - weights - self.kv.slab_bytes
+
+    @invariant()
+    def every_byte_has_one_owner(self) -> None:
+        spans = [(extent.start, extent.end) for extent in self.weights]
+        for request, table in self.tables.items():
+            assert self.kv.table(str(request)) == table
+            size = SHAPES[request % 3].nbytes
+            spans += [(block * size, (block + 1) * size) for block in table]
+        spans.sort()
+        ends = [0, *(end for _, end in spans)]
+        assert all(start >= end for (start, _), end in zip(spans, ends, strict=False))
+        assert ends[-1] <= DEVICE_BYTES
+
+    def teardown(self) -> None:
+        for request in self.tables:
+            self.kv.drop(str(request))
+        for extent in self.weights:
+            self.memory.free(extent)
+        self.kv.check_integrity()
+        self.memory.check_integrity()
+        assert self.kv.slab_bytes == 0
+        assert self.memory.free_bytes == DEVICE_BYTES
+
+
+TestAnyUse = AnyUse.TestCase
+TestAnyUse.settings = settings(max_examples=60, stateful_step_count=30, deadline=None, derandomize=True, database=None)
+
+
+def test_a_slab_shrinks_to_the_room_there_is() -> None:
+    memory = Extents(3 * SHAPES[0].nbytes)
+    kv = KvCache(memory, MAX_SLAB_BYTES)
+    assert kv.grow("r", SHAPES[0], 3 * BLOCK_TOKENS) is not None
+    assert memory.free_bytes == 0
+
+
+def test_a_request_without_kv_has_no_table() -> None:
+    kv = KvCache(Extents(DEVICE_BYTES), MAX_SLAB_BYTES)
+    kv.drop("unknown")
+    with pytest.raises(KeyError):
+        kv.table("unknown")
+
+
+def test_a_block_with_two_owners_is_noticed() -> None:
+    kv = KvCache(Extents(DEVICE_BYTES), MAX_SLAB_BYTES)
+    kv.grow("a", SHAPES[0], 1)
+    kv.grow("b", SHAPES[0], 1)
+    kv.table("b")[0] = kv.table("a")[0]
+    with pytest.raises(AssertionError, match="KV"):
+        kv.check_integrity()
