@@ -66,10 +66,10 @@ async def running_scheduler(
 
 
 @asynccontextmanager
-async def scheduler_process(url: str, redis: Redis, scheduler_id: str) -> AsyncIterator[RunningScheduler]:
+async def scheduler_process(url: str, redis: Redis, scheduler_id: str, *more: str) -> AsyncIterator[RunningScheduler]:
     """`python -m hekaton_scheduler`. Killed at the end if it still runs."""
     flags = [f"--redis-url={url}", f"--scheduler-id={scheduler_id}", f"--leader-lease-s={LEADER_LEASE_S}"]
-    command = [sys.executable, "-m", "hekaton_scheduler", *flags, "--heartbeat-s=0.1", "--lease-s=0.6"]
+    command = [sys.executable, "-m", "hekaton_scheduler", *flags, *more, "--heartbeat-s=0.1", "--lease-s=0.6"]
     process = await asyncio.create_subprocess_exec(*command)
     try:
         yield RunningScheduler(await _address_of(redis, scheduler_id), asyncio.Event(), process.pid)

@@ -62,12 +62,12 @@ async def running_worker(url: str, redis: Redis, worker_id: str, **changes: floa
 
 
 @asynccontextmanager
-async def worker_process(url: str, redis: Redis, worker_id: str, **changes: float) -> AsyncIterator[int]:
+async def worker_process(url: str, redis: Redis, worker_id: str, *more: str, **changes: float) -> AsyncIterator[int]:
     """`python -m hekaton_worker`; its process id. Killed at the end if it still runs."""
     settings = worker_settings(url, worker_id, **changes)
     names = ("redis_url", "worker_id", "device", "heartbeat_s", "lease_s", "time_scale", "drain_timeout_s")
     flags = [f"--{name.replace('_', '-')}={getattr(settings, name)}" for name in names]
-    command = [sys.executable, "-m", "hekaton_worker", *flags, f"--device-memory={MEMORY_BYTES}"]
+    command = [sys.executable, "-m", "hekaton_worker", *flags, *more, f"--device-memory={MEMORY_BYTES}"]
     process = await asyncio.create_subprocess_exec(*command)
     try:
         await address_of(redis, worker_id)

@@ -54,6 +54,11 @@ class Child:
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
         return " / ".join(lines[-TAIL_LINES:]) or "nothing"
 
+    def kill(self) -> None:
+        """SIGKILL, as in a crash."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
     async def stop(self, grace_s: float) -> None:
         """SIGTERM, then SIGKILL after `grace_s`."""
         if self._process is None or self._process.returncode is not None:

@@ -74,6 +74,7 @@ class Stack:
         self._options = options
         self._say = say
         self._exit = AsyncExitStack()
+        self._retired: set[Child] = set()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -123,6 +124,11 @@ class Stack:
                 raise Unavailable(f"{name} does not become ready; see its log") from None
         return address
 
+    async def retire(self, child: Child) -> None:
+        """Stops one service for good."""
+        self._retired.add(child)
+        await child.stop(STOP_GRACE_S)
+
     async def _until(self, ask: Callable[[], Awaitable[T | None]], what: str) -> T:
         """Asks until there is an answer. Raises Unavailable if a child dies first, or nothing comes."""
         try:
@@ -152,6 +158,8 @@ class Stack:
     async def _restart(self, child: Child) -> None:
         for delay_s in RESTART_DELAYS_S:
             status = await child.wait()
+            if child in self._retired:
+                return
             self._say(f"{child.name} ended with status {status}; starting it again")
             await asyncio.sleep(delay_s)
             await child.start()

@@ -51,9 +51,7 @@ def build(source: str, dtype: str, out: Path, progress: Progress) -> Prepared:
     state = _unique(model)
     tensors = layout([(names[0], _name(t), tuple(t.shape), t.nbytes, names[1:]) for t, names in state])
     spec = _spec(config, model, image_bytes(tensors))
-    prepared = Prepared(
-        spec, tensors, json.dumps(config.to_dict(), sort_keys=True), tokenizer_json, chat_template, special_tokens
-    )
+    prepared = Prepared(spec, tensors, _config_json(config), tokenizer_json, chat_template, special_tokens)
     return _write(prepared, [tensor for tensor, _ in state], out, progress)
 
 
@@ -80,12 +78,21 @@ def _config(directory: Path) -> Any:
         config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except Exception as error:
         raise InvalidCheckpoint(f"{directory / 'config.json'} is refused by transformers: {error}") from error
+    if getattr(config, "quantization_config", None):
+        raise InvalidCheckpoint(f"{directory} is quantised, which is not supported: give the original weights")
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in ROPE_TYPES:
         raise InvalidCheckpoint(
             f"rotary embeddings of type {rope} are not supported; these are: {', '.join(ROPE_TYPES)}"
         )
     return config
+
+
+def _config_json(config: Any) -> str:
+    """The configuration without the directory that it was read from: equal contents have equal names."""
+    fields = config.to_dict()
+    fields.pop("_name_or_path", None)
+    return json.dumps(fields, sort_keys=True)
 
 
 def _load(directory: Path, dtype: str) -> Any:
@@ -149,12 +156,12 @@ def _tokenizer(directory: Path) -> tuple[str, str, dict[str, str]]:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
             directory, trust_remote_code=False, local_files_only=True
         )
-        backend = tokenizer.backend_tokenizer.to_str()
     except Exception as error:
         raise InvalidCheckpoint(f"{directory}: its tokenizer cannot be loaded: {error}") from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
     template = tokenizer.chat_template
     special = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
-    return backend, template if isinstance(template, str) else "", special
+    return backend.to_str() if backend else "", template if isinstance(template, str) else "", special
 
 
 def _write(prepared: Prepared, tensors: list[Tensor], out: Path, progress: Progress) -> Prepared:

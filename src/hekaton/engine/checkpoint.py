@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -20,7 +21,7 @@ DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16
 
 class Tensor(msgspec.Struct, frozen=True):
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
     data_offsets: tuple[int, int]
 
 
@@ -63,7 +64,7 @@ def read_json(path: Path) -> dict[str, object]:
         document = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise InvalidCheckpoint(f"{path} is missing") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise InvalidCheckpoint(f"{path} cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise InvalidCheckpoint(f"{path} holds no JSON object")
@@ -82,7 +83,7 @@ def _check_tensors(path: Path) -> None:
         entries = msgspec.json.decode(header, type=dict[str, dict[str, object]])
         entries.pop("__metadata__", None)
         tensors = msgspec.convert(entries, type=dict[str, Tensor])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InvalidCheckpoint(f"{path} is corrupt: bad header: {error}") from error
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_offsets):

@@ -62,7 +62,7 @@ class KvCache:
         return self._tables[request_id][1]
 
     def grow(self, request_id: str, shape: BlockShape, tokens: int) -> list[int] | None:
-        """Makes room for `tokens` tokens in all; returns the new blocks. None, and nothing changed, if there is none."""
+        """Makes room for `tokens` tokens in all; the new blocks. None, and nothing changed, if there is no room."""
         _, table = self._tables.get(request_id, (shape, []))
         wanted = -(-tokens // BLOCK_TOKENS) - len(table)
         taken: list[int] = []

@@ -14,7 +14,7 @@ from hekaton.engine.interface import StepItem
 from hekaton.errors import EngineFailed
 from hekaton.facts import Sampling
 
-UNIT = 2.0**-53
+UNIT = 2.0**-52
 
 
 def sample(logits: Tensor, items: Sequence[StepItem]) -> list[int]:
@@ -56,5 +56,6 @@ def _keep(logits: Tensor, sampling: Sampling) -> Tensor:
 def gumbel(seed: int, position: int, count: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
     """Standard Gumbel noise from Philox: key `seed`, counter starting at `position` · 2^128."""
     raw = np.random.Philox(key=seed, counter=position << 128).random_raw(count)
-    uniform = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * UNIT
+    # 52 bits and a half are exact, so that no draw is rounded up to 1.
+    uniform = ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * UNIT
     return -np.log(-np.log(uniform))

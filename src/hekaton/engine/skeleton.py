@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 
 from hekaton.engine import attention
 
@@ -32,14 +32,12 @@ class Skeleton:
         self._slots = _slots(self.module)
         _rebuild_buffers(self.module, config, device)
 
-    def bind(self, model: str, tensors: Mapping[str, Tensor]) -> None:
-        """Makes this tree the given model. `tensors` has every parameter under each of its names."""
+    def bind(self, model: str, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Makes this tree the given model. `parameters` has each under every of its names."""
         for name, (owner, attribute) in self._slots.items():
-            tensor = tensors[name]
-            if attribute in owner._parameters:
-                owner._parameters[attribute] = nn.Parameter(tensor, requires_grad=False)
-            else:
-                owner._buffers[attribute] = tensor
+            # Not by setattr, whose checks would take ten times as long.
+            place = owner._parameters if attribute in owner._parameters else owner._buffers
+            place[attribute] = parameters[name]
         self.bound = model
 
     def missing(self, names: set[str]) -> set[str]:

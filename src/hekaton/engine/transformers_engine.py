@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hekaton.engine import attention
 from hekaton.engine.copier import Copier, CopyJob
@@ -43,7 +43,7 @@ class _Model:
     shape: BlockShape | None = None
     extent: Extent | None = None
     job: CopyJob | None = None
-    views: dict[str, Tensor] = field(default_factory=dict)
+    parameters: dict[str, nn.Parameter] = field(default_factory=dict)
 
 
 class TransformersEngine:
@@ -102,8 +102,11 @@ class TransformersEngine:
         extent = self._memory.allocate(known.source.numel(), ALIGN_BYTES)
         if extent is None:
             return False
+        if self._device.type == "cuda":
+            # Kernels that are still under way may use the bytes that this copy overwrites.
+            torch.cuda.current_stream(self._device).synchronize()
         target = self._buffer[extent.start : extent.end]
-        known.extent, known.views = extent, _views(known.image, target)
+        known.extent, known.parameters = extent, _parameters(known.image, target)
         known.job = CopyJob(model, known.source, target)
         self._copier.submit(known.job)
         return True
@@ -115,7 +118,7 @@ class TransformersEngine:
             known.job = None
         if known.extent is not None:
             self._memory.free(known.extent)
-            known.extent, known.views = None, {}
+            known.extent, known.parameters = None, {}
             if known.skeleton is not None and known.skeleton.bound == model:
                 known.skeleton.bound = ""
 
@@ -152,19 +155,23 @@ class TransformersEngine:
     def drop_kv(self, request_id: str) -> None:
         self._kv.drop(request_id)
 
-    @torch.inference_mode()
-    def step(self, model: str, items: Sequence[StepItem]) -> list[int | None]:
+    def bind(self, model: str) -> tuple[Skeleton, BlockShape]:
+        """Makes a resident model the one that its module tree computes; nothing is copied. `step` calls it."""
         known = self._models[model]
         if known.skeleton is None or known.shape is None or known.extent is None or known.job is not None:
             raise EngineFailed(f"model {model} is not on the device")
-        started_s = time.monotonic()
         if known.skeleton.bound != model:
-            known.skeleton.bind(model, known.views)
-        logits = self._forward(known.skeleton, known.shape, items)
+            known.skeleton.bind(model, known.parameters)
+        return known.skeleton, known.shape
+
+    @torch.inference_mode()
+    def step(self, model: str, items: Sequence[StepItem]) -> list[int | None]:
+        started_s = time.monotonic()
+        logits = self._forward(*self.bind(model), items)
         sampled = [item for item in items if item.sampling is not None]
         tokens = iter(sample(logits, sampled) if sampled else ())
         fed = sum(len(item.token_ids) for item in items)
-        known.meter.stepped(fed, len(items), time.monotonic() - started_s)
+        self._models[model].meter.stepped(fed, len(items), time.monotonic() - started_s)
         return [next(tokens) if item.sampling is not None else None for item in items]
 
     def costs(self, model: str) -> ModelCosts:
@@ -239,14 +246,15 @@ def _check_image(skeleton: Skeleton, spec: ModelSpec, image: Image) -> None:
         )
 
 
-def _views(image: Image, target: Tensor) -> dict[str, Tensor]:
+def _parameters(image: Image, target: Tensor) -> dict[str, nn.Parameter]:
     """Every tensor of an image as a view of the device, under each of its names."""
-    views = {}
+    parameters = {}
     for entry in image.tensors:
         flat = target[entry.offset : entry.offset + entry.nbytes].view(getattr(torch, entry.dtype))
+        parameter = nn.Parameter(flat.view(entry.shape), requires_grad=False)
         for name in (entry.name, *entry.aliases):
-            views[name] = flat.view(entry.shape)
-    return views
+            parameters[name] = parameter
+    return parameters
 
 
 def _mapped(path: Path, nbytes: int) -> Tensor:

@@ -1,5 +1,6 @@
 """The connection to Redis, and what its errors mean here."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -49,6 +50,7 @@ def connect(url: str) -> Redis:
 @contextmanager
 def translated() -> Iterator[None]:
     """Turns redis-py's errors into StoreUnavailable, and refusals of our scripts into the errors that they name."""
+    cancellations = _cancellations()
     try:
         yield
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
@@ -61,3 +63,16 @@ def translated() -> Iterator[None]:
         if text.startswith(AWAY):
             raise StoreUnavailable(f"Redis cannot serve now: {text}") from error
         raise
+    finally:
+        # redis-py sends under asyncio.wait_for, which before Python 3.12 may swallow a cancellation.
+        if _cancellations() > cancellations:
+            raise asyncio.CancelledError
+
+
+def _cancellations() -> int:
+    """How often the current task was told to end; 0 outside of an event loop."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return 0
+    return task.cancelling() if task else 0

@@ -121,7 +121,7 @@ async def test_a_killed_worker_costs_a_pause_and_no_token(
 ) -> None:
     async with worker_process(redis_server.url, redis, "victim") as pid:
         await scheduler.connected("victim")
-        await accept(redis, new_record("r1", max_tokens=800))
+        await accept(redis, new_record("r1", max_tokens=2000))
         async with listener(await address_of(redis, "victim")) as router:
             some = list(await router.tokens("r1", 20))
             async with running_worker(redis_server.url, redis, "w2") as second:
@@ -130,7 +130,7 @@ async def test_a_killed_worker_costs_a_pause_and_no_token(
                 async with listener(second.address, known={"r1": some}) as again:
                     assert await asyncio.wait_for(again.assigned("r1"), 2.0) == 2
                     ended = await again.end("r1")
-                    assert again.known["r1"] == expected(800)
+                    assert again.known["r1"] == expected(2000)
                     assert (ended.stats.failures, ended.stats.worker_id) == (1, "w2")
 
 
@@ -150,7 +150,7 @@ async def test_a_frozen_worker_is_replaced_and_changes_nothing_when_it_wakes_up(
     redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
 ) -> None:
     async with worker_process(redis_server.url, redis, "victim") as pid:
-        await accept(redis, new_record("r1", max_tokens=600))
+        await accept(redis, new_record("r1", max_tokens=2000))
         await reaches(redis, "r1", RequestState.RUNNING)
         async with running_worker(redis_server.url, redis, "w2"):
             os.kill(pid, signal.SIGSTOP)
@@ -172,7 +172,7 @@ async def test_a_drained_worker_loses_nothing(
     redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
 ) -> None:
     async with running_worker(redis_server.url, redis, "w1") as first:
-        await accept(redis, new_record("r1", max_tokens=800))
+        await accept(redis, new_record("r1", max_tokens=2000))
         await reaches(redis, "r1", RequestState.RUNNING)
         async with running_worker(redis_server.url, redis, "w2"):
             await scheduler.connected("w1", "w2")
@@ -231,7 +231,7 @@ async def test_requests_of_a_worker_that_died_while_nobody_led_run_again(
         running_scheduler(redis_server.url, redis, "s1") as first,
         worker_process(redis_server.url, redis, "victim") as pid,
     ):
-        await accept(redis, new_record("r1", max_tokens=600))
+        await accept(redis, new_record("r1", max_tokens=1500))
         await reaches(redis, "r1", RequestState.RUNNING)
         first.stop.set()
 

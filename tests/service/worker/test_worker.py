@@ -99,7 +99,7 @@ async def test_a_router_that_cancels_frees_the_request_within_a_step(driven: Dri
 
 async def test_a_cancel_in_the_store_wins_over_the_end_that_comes_after_it(driven: Driven, redis: Redis) -> None:
     _, scheduler, router = driven
-    await accept(redis, new_record("r1", max_tokens=300))
+    await accept(redis, new_record("r1", max_tokens=1000))
     await scheduler.assign(*await place(redis, "w1"))
     await router.tokens("r1", 3)
     await Requests(redis).cancel("r1")

@@ -62,6 +62,7 @@ HEADERS: dict[str, tuple[Header | bytes, int]] = {
     "no type": ({"a": {"shape": [2], "data_offsets": [0, 8]}}, 8),
     "no JSON": (b"not json", 0),
     "a list": (b"[]", 0),
+    "too deep": (b"[" * 100_000, 0),
     "no UTF-8": (b'{"\xff\xfe": 1}', 0),
     "a shape of words": (b'{"a": {"dtype": "F32", "shape": ["x"], "data_offsets": [0, 8]}}', 8),
 }

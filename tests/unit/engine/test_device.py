@@ -29,7 +29,8 @@ class AnyUse(RuleBasedStateMachine):
         if extent is None:
             assert not fits
             return multiple()
-        assert extent == Extent(start := fits[-1 if top else 0], start + nbytes)
+        start = fits[-1 if top else 0]
+        assert extent == Extent(start, start + nbytes)
         self.used.append(extent)
         return extent
 

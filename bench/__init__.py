@@ -1,0 +1,1 @@
+"""Measurements: each is a ratio of two things in one run. `python -m bench.NAME`."""

@@ -1,0 +1,32 @@
+from hekaton.v1.pool_pb2 import WorkerStatus
+from hekaton_scheduler.pool import Placed, Pool
+
+STATUS = WorkerStatus(worker_id="w1", device_memory_bytes=10, resident_models=["m1"])
+
+
+def test_views_follow_placements_reports_and_ends() -> None:
+    pool = Pool()
+    pool.connect(STATUS, [Placed("r1", 1, "m1")])
+    pool.add("w1", Placed("r2", 1, "m2"))
+    (view,) = pool.views()
+    assert (dict(view.requests), view.resident, view.draining) == ({"m1": 1, "m2": 1}, frozenset({"m1"}), False)
+    pool.remove("w1", "r1")
+    pool.update(WorkerStatus(worker_id="w1", device_memory_bytes=10, draining=True))
+    (view,) = pool.views()
+    assert (dict(view.requests), view.resident, view.draining) == ({"m2": 1}, frozenset(), True)
+
+
+def test_a_request_that_is_placed_again_counts_once() -> None:
+    pool = Pool()
+    pool.connect(STATUS, [Placed("r1", 1, "m1")])
+    pool.add("w1", Placed("r1", 2, "m1"))
+    assert (pool.placed(), pool.epoch("w1", "r1"), pool.views()[0].requests) == (1, 2, {"m1": 1})
+
+
+def test_a_worker_that_is_gone_is_not_seen() -> None:
+    pool = Pool()
+    pool.connect(STATUS, [Placed("r1", 1, "m1")])
+    assert pool.views(but="w1") == ()
+    pool.disconnect("w1")
+    pool.remove("w1", "r1")
+    assert (pool.views(), pool.placed(), "w1" in pool) == ((), 0, False)
