@@ -65,10 +65,8 @@ def switch(engine: TransformersEngine, model: str) -> None:
 
 
 def wait_for_load(engine: TransformersEngine, model: str) -> None:
-    descriptor = engine.fileno()
-    assert descriptor is not None
     while model in engine.loading():
-        assert select.select([descriptor], [], [], LOAD_TIMEOUT_S)[0], "the load never ended"
+        assert select.select([engine.fileno()], [], [], LOAD_TIMEOUT_S)[0], "the load never ended"
         assert all(not load.error for load in engine.finished_loads())
     assert model in engine.resident()
 

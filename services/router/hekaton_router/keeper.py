@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-import grpc
 import structlog
 
 from hekaton.errors import (
@@ -13,12 +12,13 @@ from hekaton.errors import (
     Cancelled,
     DeadlineExceeded,
     HekatonError,
-    RemoteError,
+    ModelNotFound,
     RequestNotFound,
     StoreUnavailable,
     WorkerLost,
 )
 from hekaton.facts import RequestRecord, RequestState
+from hekaton.rpc.errors import from_reason
 from hekaton.store.records import RequestSummary
 from hekaton.store.requests import Requests
 from hekaton_router.chores import Chores
@@ -160,7 +160,11 @@ def _cancelled(request_id: str) -> Cancelled:
 
 
 def _failure(summary: RequestSummary) -> HekatonError:
+    """What the scheduler gave up, or a worker whose own words were lost."""
     request_id = summary.record.request_id
-    if summary.reason == WorkerLost.reason:
-        return WorkerLost(f"request {request_id} lost {summary.failures} workers: send it again")
-    return RemoteError(grpc.StatusCode.INTERNAL, summary.reason, f"request {request_id} failed; see the logs")
+    messages = {
+        WorkerLost.reason: f"request {request_id} lost {summary.failures} workers: send it again",
+        DeadlineExceeded.reason: f"request {request_id} did not end within its deadline",
+        ModelNotFound.reason: f"model {summary.record.model} was removed while request {request_id} waited",
+    }
+    return from_reason(summary.reason, messages.get(summary.reason, f"request {request_id} failed; see the logs"))

@@ -1,15 +1,14 @@
-"""One service as a child process."""
+"""One service as a child process, which never outlives its parent."""
 
 import asyncio
-import ctypes
-import signal
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hekaton.cli import leash
 from hekaton.errors import Unavailable
 
-PR_SET_PDEATHSIG = 1
 TAIL_LINES = 5
 
 
@@ -30,12 +29,11 @@ class Child:
         """Also starts it again."""
         with self._log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command,
+                *(sys.executable, "-S", leash.__file__, str(os.getpid()), *self._command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
 
     async def wait(self) -> int:
@@ -70,11 +68,3 @@ class Child:
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
-
-
-_libc = ctypes.CDLL(None)
-
-
-def _end_with_parent() -> None:
-    """In the child: the kernel sends SIGTERM when the supervisor's main thread, which started us, is gone."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -38,9 +38,12 @@ class Extents:
         return None
 
     def allocate_top(self, nbytes: int, align: int) -> Extent | None:
-        """The highest fit whose start is a multiple of `align`; None if there is none."""
+        """The highest fit that starts a multiple of `align` before the device's end; None if there is none.
+
+        Counted from there, extents of one size that follow each other leave no gap at the top.
+        """
         for hole in reversed(self._free):
-            start = (hole.end - nbytes) // align * align
+            start = self.nbytes - -(-(self.nbytes - hole.end + nbytes) // align) * align
             if start >= hole.start:
                 return self._take(hole, Extent(start, start + nbytes))
         return None

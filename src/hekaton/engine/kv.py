@@ -1,8 +1,9 @@
 """Paged KV: 16-token blocks in slabs of the device buffer, and each request's table of blocks.
 
 A block holds 16 tokens of all layers of one request: [layers, 2, 16, kv_heads, head_size]. A slab holds blocks of one
-shape and starts at a multiple of the block's size, so block number n of a shape is bytes [n·size, (n+1)·size) of the
-device, and one strided view addresses them all. A slab goes back when its last block does.
+shape and starts a multiple of the block's size before the device's end. So blocks of a shape are numbered from the
+first that fits the device, one strided view addresses them all, and what is free at the top is used to the last block.
+A slab goes back when its last block does.
 """
 
 from dataclasses import dataclass, field
@@ -109,7 +110,7 @@ class KvCache:
         while blocks:
             extent = self._memory.allocate_top(blocks * shape.nbytes, shape.nbytes)
             if extent is not None:
-                first = extent.start // shape.nbytes
+                first = extent.start // shape.nbytes  # the device's remainder lies before block 0
                 slab = Slab(extent, list(range(first + blocks - 1, first - 1, -1)), blocks)
                 pool.slabs.append(slab)
                 self.slab_bytes += extent.nbytes

@@ -37,6 +37,8 @@ class Room:
         while not self._engine.begin_load(model):
             kv = self._kv_holders(exclude=asking)
             if not self._give_way(first, self._others(model, running), kv, may_take_all, now_s):
+                if may_take_all and self._start_over(asking):
+                    continue
                 self.park(asking, now_s)
                 return False
         return True
@@ -47,7 +49,8 @@ class Room:
             kv = self._kv_holders(exclude=(request,))
             others = self._others(request.model)
             if not self._give_way(request, others, kv, self._oldest() is request, now_s, kv_first=True):
-                self.park((request,), now_s)
+                if self._oldest() is not request or not self._start_over((request,)):
+                    self.park((request,), now_s)
                 return False
         request.kv_tokens = max(request.kv_tokens, tokens)
         return True
@@ -56,6 +59,13 @@ class Room:
         """Frees a request's KV; its tokens are computed again when it runs next."""
         self._engine.drop_kv(request.request_id)
         request.computed = request.kv_tokens = 0
+
+    def _start_over(self, requests: Iterable[LiveRequest]) -> bool:
+        """Frees the KV of those who ask themselves: it may lie where it splits the room. False if they have none."""
+        holders = [request for request in requests if request.kv_tokens]
+        for request in holders:
+            self.drop_kv(request)
+        return bool(holders)
 
     def park(self, requests: Iterable[LiveRequest], now_s: float) -> None:
         for request in requests:

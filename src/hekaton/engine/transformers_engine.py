@@ -52,7 +52,7 @@ class TransformersEngine:
     def __init__(self, device: str, device_memory_bytes: int, threads: int = 1) -> None:
         torch.set_num_threads(threads)
         self.device = device
-        self.device_memory_bytes = device_memory_bytes
+        self.device_memory_bytes = device_memory_bytes = device_memory_bytes // ALIGN_BYTES * ALIGN_BYTES
         self._device = torch.device(device)
         # Written once, so that no later copy pays for fresh pages.
         self._buffer = torch.empty(device_memory_bytes, dtype=torch.uint8, device=self._device).zero_()
@@ -106,9 +106,10 @@ class TransformersEngine:
             # Kernels that are still under way may use the bytes that this copy overwrites.
             torch.cuda.current_stream(self._device).synchronize()
         target = self._buffer[extent.start : extent.end]
-        known.extent, known.parameters = extent, _parameters(known.image, target)
-        known.job = CopyJob(model, known.source, target)
+        known.extent, known.job = extent, CopyJob(model, known.source, target)
         self._copier.submit(known.job)
+        # Made while the copy runs: it takes some milliseconds.
+        known.parameters = _parameters(known.image, target)
         return True
 
     def evict(self, model: str) -> None:
@@ -136,7 +137,7 @@ class TransformersEngine:
             ended.append(result)
         return ended
 
-    def fileno(self) -> int | None:
+    def fileno(self) -> int:
         return self._copier.fileno()
 
     def next_event_s(self) -> float | None:
@@ -216,7 +217,7 @@ class TransformersEngine:
         """All block places of a shape on the device, as one view."""
         if shape not in self._caches:
             count = self.device_memory_bytes // shape.nbytes
-            flat = self._buffer[: count * shape.nbytes].view(getattr(torch, shape.dtype)).view(count, -1)
+            flat = self._buffer[-count * shape.nbytes :].view(getattr(torch, shape.dtype)).view(count, -1)
             sizes = (shape.layers, 2, BLOCK_TOKENS, shape.kv_heads, shape.head_size)
             used = int(np.prod(sizes))
             self._caches[shape] = flat[:, :used].view(count, *sizes)

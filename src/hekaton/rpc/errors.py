@@ -52,6 +52,14 @@ def from_status(code: grpc.StatusCode, reason: str, message: str, retry_after_s:
     return RemoteError(code, reason or code.name, message, retry_after_s=retry_after_s)
 
 
+def from_reason(reason: str, message: str) -> HekatonError:
+    """The error class of a reason that was stored without its code."""
+    for cls in _classes():
+        if cls.reason == reason:
+            return cls(message)
+    return RemoteError(grpc.StatusCode.INTERNAL, reason, message)
+
+
 def _classes() -> list[type[HekatonError]]:
     return [
         cls

@@ -47,7 +47,7 @@ def test_an_image_holds_every_tensor_of_the_checkpoint(models: dict[str, TinyMod
     raw = Path(model.image.path).read_bytes()
     assert len(raw) == model.image.nbytes == model.prepared.spec.weight_bytes
     stored = load_file(model.checkpoint / "model.safetensors")
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for entry in model.image.tensors:
         assert entry.offset % ALIGN_BYTES == 0
         flat = torch.frombuffer(bytearray(raw[entry.offset :][: entry.nbytes]), dtype=getattr(torch, entry.dtype))

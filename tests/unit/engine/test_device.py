@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from hekaton.engine.device import Extent, Extents
 
@@ -23,9 +23,11 @@ class AnyUse(RuleBasedStateMachine):
         self.used: list[Extent] = []
 
     @rule(target=extents, nbytes=SIZES, align=ALIGNMENTS, top=st.booleans())
-    def allocate(self, nbytes: int, align: int, top: bool) -> object:
+    def allocate(self, nbytes: int, align: int, top: bool) -> Extent | MultipleResults[Extent]:
         extent = (self.memory.allocate_top if top else self.memory.allocate)(nbytes, align)
-        fits = [start for start in range(0, DEVICE_BYTES - nbytes + 1, align) if self._is_free(start, start + nbytes)]
+        first = DEVICE_BYTES % align if top else 0
+        starts = range(first, DEVICE_BYTES - nbytes + 1, align)
+        fits = [start for start in starts if self._is_free(start, start + nbytes)]
         if extent is None:
             assert not fits
             return multiple()

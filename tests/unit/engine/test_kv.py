@@ -71,7 +71,8 @@ class AnyUse(RuleBasedStateMachine):
         for request, table in self.tables.items():
             assert self.kv.table(str(request)) == table
             size = SHAPES[request % 3].nbytes
-            spans += [(block * size, (block + 1) * size) for block in table]
+            first = DEVICE_BYTES % size
+            spans += [(first + block * size, first + (block + 1) * size) for block in table]
         spans.sort()
         ends = [0, *(end for _, end in spans)]
         assert all(start >= end for (start, _), end in zip(spans, ends, strict=False))
@@ -113,3 +114,14 @@ def test_a_block_with_two_owners_is_noticed() -> None:
     kv.table("b")[0] = kv.table("a")[0]
     with pytest.raises(AssertionError, match="KV"):
         kv.check_integrity()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_free_above_the_weights_is_used_to_the_last_block(shape: BlockShape) -> None:
+    memory = Extents(DEVICE_BYTES + 256)
+    weights = memory.allocate(DEVICE_BYTES // 3, 256)
+    assert weights is not None
+    kv = KvCache(memory, MAX_SLAB_BYTES)
+    blocks = memory.free_bytes // shape.nbytes
+    assert kv.grow("r", shape, blocks * BLOCK_TOKENS) is not None
+    assert kv.grow("r", shape, blocks * BLOCK_TOKENS + 1) is None

@@ -91,9 +91,7 @@ class RealLoop:
     def _wait(self) -> None:
         wake_s = self._loop.wake_s()
         timeout_s = LIMIT_S if wake_s is None else max(wake_s - time.monotonic(), 0.0)
-        descriptor = self.engine.fileno()
-        assert descriptor is not None
-        readable, _, _ = select.select([descriptor], [], [], timeout_s)
+        readable, _, _ = select.select([self.engine.fileno()], [], [], timeout_s)
         assert readable or wake_s is not None, "nothing will ever happen"
 
     def _emit(self, event: Event) -> None:
