@@ -1,67 +1,80 @@
-"""A real in-process MemoryService that leases what the test says."""
+"""A real in-process MemoryService that prepares nothing: it answers as the test says."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from hekaton.config import MemorySettings
+from redis.asyncio import Redis
+
+from hekaton.config import SchedulerSettings
 from hekaton.errors import HekatonError
-from hekaton.rpc.channel import open_channel
-from hekaton.rpc.convert import duration
+from hekaton.facts import ModelSpec
+from hekaton.rpc import convert
+from hekaton.rpc.interceptors import Context
 from hekaton.rpc.server import Servicer, serving
+from hekaton.store.keys import Kind
+from hekaton.store.workers import Registry
 from hekaton.v1 import memory_pb2 as pb
 from hekaton.v1 import memory_pb2_grpc
+from hekaton_router.tokenization import byte_codec
+
+SPEC = ModelSpec("digest", "llama", "float32", 1000, 10, 100, 256)
 
 
 class FakeMemory(memory_pb2_grpc.MemoryServiceServicer):
-    """Each lease is refused by the next of `refusals`, if there is one."""
-
     def __init__(self) -> None:
-        self.refusals: deque[HekatonError] = deque()
-        self.renewed: asyncio.Queue[list[str]] = asyncio.Queue()
-        self.released: asyncio.Queue[str] = asyncio.Queue()
-        self.acquired: list[pb.AcquireWeightsRequest] = []
-
-    async def AcquireWeights(
-        self, request: pb.AcquireWeightsRequest, context: object
-    ) -> AsyncIterator[pb.AcquireWeightsResponse]:
-        self.acquired.append(request)
-        if self.refusals:
-            raise self.refusals.popleft()
-        yield pb.AcquireWeightsResponse(progress=pb.Progress(done_bytes=1, total_bytes=2))
-        lease = pb.WeightsLease(lease_id=f"lease-{len(self.acquired)}", duration=duration(0.3), segment_path="/image")
-        yield pb.AcquireWeightsResponse(lease=lease)
-
-    async def RenewLeases(self, request: pb.RenewLeasesRequest, context: object) -> pb.RenewLeasesResponse:
-        self.renewed.put_nowait(list(request.lease_ids))
-        return pb.RenewLeasesResponse()
-
-    async def ReleaseWeights(self, request: pb.ReleaseWeightsRequest, context: object) -> pb.ReleaseWeightsResponse:
-        self.released.put_nowait(request.lease_id)
-        return pb.ReleaseWeightsResponse()
+        self.go_on = asyncio.Event()
+        """Preparations wait for it."""
+        self.error: HekatonError | None = None
+        self.asked: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self.tokenizers = 0
 
     async def PrepareModel(
-        self, request: pb.PrepareModelRequest, context: object
+        self, request: pb.PrepareModelRequest, context: Context
     ) -> AsyncIterator[pb.PrepareModelResponse]:
-        raise NotImplementedError
-        yield pb.PrepareModelResponse()
+        self.asked.put_nowait((request.source, request.dtype))
+        yield pb.PrepareModelResponse(progress=pb.Progress(done_bytes=1, total_bytes=2))
+        await self.go_on.wait()
+        if self.error:
+            raise self.error
+        yield pb.PrepareModelResponse(spec=convert.spec_to_pb(SPEC))
 
-    async def GetTokenizer(self, request: pb.GetTokenizerRequest, context: object) -> pb.GetTokenizerResponse:
-        raise NotImplementedError
+    async def GetTokenizer(self, request: pb.GetTokenizerRequest, context: Context) -> pb.GetTokenizerResponse:
+        self.tokenizers += 1
+        assert request.digest == SPEC.digest
+        return pb.GetTokenizerResponse(
+            tokenizer_json=byte_codec().tokenizer.to_str().encode(),
+            chat_template="{{ bos_token }}{% for m in messages %}[{{ m.content }}]{% endfor %}",
+            special_tokens={"bos_token": "^"},
+        )
 
-    async def GetMemoryStatus(self, request: pb.GetMemoryStatusRequest, context: object) -> pb.GetMemoryStatusResponse:
-        raise NotImplementedError
+    async def AcquireWeights(
+        self, request: pb.AcquireWeightsRequest, context: Context
+    ) -> AsyncIterator[pb.AcquireWeightsResponse]:
+        raise AssertionError("no test asks for this")
+        yield
+
+    async def RenewLeases(self, request: pb.RenewLeasesRequest, context: Context) -> pb.RenewLeasesResponse:
+        raise AssertionError("no test asks for this")
+
+    async def ReleaseWeights(self, request: pb.ReleaseWeightsRequest, context: Context) -> pb.ReleaseWeightsResponse:
+        raise AssertionError("no test asks for this")
+
+    async def GetMemoryStatus(self, request: pb.GetMemoryStatusRequest, context: Context) -> pb.GetMemoryStatusResponse:
+        raise AssertionError("no test asks for this")
 
 
 @asynccontextmanager
-async def fake_memory() -> AsyncIterator[tuple[FakeMemory, memory_pb2_grpc.MemoryServiceStub]]:
-    """The service and a stub that reaches it."""
+async def fake_memory(redis: Redis) -> AsyncIterator[FakeMemory]:
+    """Serves and is registered until the end of the block."""
     memory = FakeMemory()
     add = Servicer(
         "hekaton.v1.MemoryService",
         lambda server: memory_pb2_grpc.add_MemoryServiceServicer_to_server(memory, server),
     )
-    settings = MemorySettings(redis_url="redis://unused", drain_timeout_s=0.2)
-    async with serving(settings, [add]) as server, open_channel(server.address) as channel:
-        yield memory, memory_pb2_grpc.MemoryServiceStub(channel)
+    settings = SchedulerSettings(redis_url="redis://unused", drain_timeout_s=0)
+    async with serving(settings, [add]) as server:
+        registry = Registry(redis, Kind.MEMORY)
+        await registry.heartbeat("memory-1", server.address.encode(), 60, 1)
+        yield memory
+        await registry.remove("memory-1", 1)

@@ -9,7 +9,7 @@ import pytest
 from opentelemetry import trace
 from redis.asyncio import Redis
 
-from fakes.memory import FakeMemory, fake_memory
+from fakes.leases import LeasingMemory, leasing_memory
 from fakes.workers import SPEC, add_model
 from hekaton.engine.messages import AddModel, Command, ImageFailed, ImageReady
 from hekaton.errors import InvalidCheckpoint, ResourceExhausted, Unavailable
@@ -22,7 +22,7 @@ from hekaton_worker.models import KnownModels
 class Fixture:
     """Images of one worker; `needed` says whether a request waits for the model."""
 
-    def __init__(self, memory: FakeMemory, images: Images, models: KnownModels) -> None:
+    def __init__(self, memory: LeasingMemory, images: Images, models: KnownModels) -> None:
         self.memory = memory
         self.images = images
         self.models = models
@@ -39,7 +39,7 @@ class Fixture:
 @asynccontextmanager
 async def setting(redis: Redis) -> AsyncIterator[Fixture]:
     await add_model(redis)
-    async with fake_memory() as (memory, stub), asyncio.TaskGroup() as group:
+    async with leasing_memory() as (memory, stub), asyncio.TaskGroup() as group:
         crew, models = Crew(group), KnownModels(Catalog(redis))
         images = Images(stub, "w1", models, lambda model: fixture.waiting(model), crew)
         fixture = Fixture(memory, images, models)

@@ -1,0 +1,70 @@
+"""Paged attention beside plain attention over each request's own keys and values."""
+
+from itertools import count
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from hekaton.engine.attention import paged_attention, plan
+from hekaton.engine.kv import BLOCK_TOKENS
+
+LAYERS, LAYER, KV_HEADS, SIZE = 2, 1, 2, 8
+FEEDS = st.lists(st.tuples(st.integers(0, 50), st.one_of(st.just(1), st.integers(1, 40))), min_size=1, max_size=5)
+"""(tokens before, tokens fed) of each request."""
+
+
+class Layer(nn.Module):
+    layer_idx = LAYER
+
+
+def expected(query: Tensor, keys: Tensor, values: Tensor, start: int, scaling: float, window: int) -> Tensor:
+    """By the definition. query: (fed, heads, size); keys and values: (start + fed, kv_heads, size)."""
+    shared = query.shape[1] // KV_HEADS
+    keys, values = keys.repeat_interleave(shared, 1), values.repeat_interleave(shared, 1)
+    scores = torch.einsum("qhs,khs->hqk", query, keys) * scaling
+    at = start + torch.arange(len(query))[:, None]
+    key_at = torch.arange(len(keys))
+    seen = (key_at <= at) & (key_at > at - window) if window else key_at <= at
+    return torch.einsum("hqk,khs->qhs", scores.masked_fill(~seen, float("-inf")).softmax(-1), values)
+
+
+@pytest.mark.parametrize("window", [0, 5, 24])
+@pytest.mark.parametrize("shared", [1, 3])
+@settings(max_examples=20, deadline=None)
+@given(feeds=FEEDS, seed=st.integers(0, 2**32 - 1))
+def test_each_request_sees_its_own_past_and_nothing_else(
+    shared: int, window: int, feeds: list[tuple[int, int]], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    sizes = [-(-(start + fed) // BLOCK_TOKENS) for start, fed in feeds]
+    # Blocks in no order, and one more that belongs to nobody.
+    numbers = iter(torch.randperm(sum(sizes) + 1).tolist())
+    tables = [[next(numbers) for _ in range(size)] for size in sizes]
+    cache = torch.randn(sum(sizes) + 1, LAYERS, 2, BLOCK_TOKENS, KV_HEADS, SIZE)
+    other_layer = cache[:, 0].clone()
+    fed = sum(number for _, number in feeds)
+    query = torch.randn(1, KV_HEADS * shared, fed, SIZE)
+    key, value = torch.randn(2, 1, KV_HEADS, fed, SIZE)
+    step = plan(cache, [(start, number, table) for (start, number), table in zip(feeds, tables, strict=True)])
+    found, _ = paged_attention(
+        Layer(), query, key, value, None, scaling=0.3, sliding_window=window or None, step_plan=step
+    )
+    row = count()
+    for (start, number), table in zip(feeds, tables, strict=True):
+        rows = [next(row) for _ in range(number)]
+        keys = cache[table, LAYER, 0].flatten(0, 1)[: start + number]
+        values = cache[table, LAYER, 1].flatten(0, 1)[: start + number]
+        assert torch.equal(keys[start:], key[0, :, rows].transpose(0, 1))
+        assert torch.equal(values[start:], value[0, :, rows].transpose(0, 1))
+        want = expected(query[0, :, rows].transpose(0, 1), keys, values, start, 0.3, window)
+        torch.testing.assert_close(found[0, rows], want, rtol=1e-4, atol=1e-5)
+    assert torch.equal(cache[:, 0], other_layer)
+
+
+def test_without_a_plan_it_refuses() -> None:
+    one = torch.zeros(1, 1, 1, SIZE)
+    with pytest.raises(ValueError, match="step_plan"):
+        paged_attention(Layer(), one, one, one, None)

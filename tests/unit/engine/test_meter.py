@@ -1,0 +1,42 @@
+"""Costs: a guess at first, then what is observed."""
+
+import pytest
+
+from hekaton.engine.meter import Meter
+from hekaton.facts import ModelSpec
+
+SPEC = ModelSpec("digest", "LlamaForCausalLM", "bfloat16", 400_000_000, 1000, 2048, 50_000)
+
+
+def test_before_anything_was_seen_every_cost_is_a_positive_guess() -> None:
+    costs = Meter(SPEC).costs()
+    assert (costs.weight_bytes, costs.kv_bytes_per_token) == (400_000_000, 1000)
+    assert min(costs.load_s, costs.step_s(1, 100), costs.prefill_s(1)) > 0
+    assert costs.prefill_s(100) > costs.prefill_s(1)
+
+
+def test_costs_approach_what_is_observed() -> None:
+    meter = Meter(SPEC)
+    for _ in range(50):
+        meter.loaded(0.7)
+        meter.stepped(tokens=3, requests=3, duration_s=0.02)
+        meter.stepped(tokens=101, requests=2, duration_s=0.52)
+    costs = meter.costs()
+    assert costs.load_s == pytest.approx(0.7, rel=0.01)
+    assert costs.step_s(3, 0) == pytest.approx(0.02, rel=0.01)
+    assert costs.prefill_s_per_token == pytest.approx(0.005, rel=0.01)
+
+
+def test_one_outlier_moves_a_mean_by_a_part_only() -> None:
+    meter = Meter(SPEC)
+    for _ in range(50):
+        meter.loaded(0.1)
+    meter.loaded(1.1)
+    assert meter.costs().load_s == pytest.approx(0.3, rel=0.01)
+
+
+def test_a_prefill_quicker_than_a_step_costs_nothing_more() -> None:
+    meter = Meter(SPEC)
+    for _ in range(100):
+        meter.stepped(tokens=16, requests=1, duration_s=0.0)
+    assert 0 <= meter.costs().prefill_s_per_token < 1e-6
