@@ -37,7 +37,7 @@ class Room:
         while not self._engine.begin_load(model):
             kv = self._kv_holders(exclude=asking)
             if not self._give_way(first, self._others(model, running), kv, may_take_all, now_s):
-                if may_take_all and self._start_over(asking):
+                if may_take_all and not running and self._start_over(asking):
                     continue
                 self.park(asking, now_s)
                 return False

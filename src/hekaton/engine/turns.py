@@ -201,9 +201,12 @@ class TurnLoop:
         self._retry_s = min(parked, default=None)
         resident, loading = self._engine.resident(), self._engine.loading()
         used = self._engine.weights_bytes() + self._engine.kv_bytes()
+        started_s = self._turn.first_step_s if self._turn else None
+        # A model whose weights have just come runs already, lest it be displaced before its first step.
+        runs = self._turn is not None and (started_s is not None or self._turn.model in resident)
         return WorkerView(
-            running=self._turn.model if self._turn and self._turn.first_step_s is not None else None,
-            turn_started_s=self._turn.first_step_s if self._turn and self._turn.first_step_s is not None else now_s,
+            running=self._turn.model if self._turn and runs else None,
+            turn_started_s=now_s if started_s is None else started_s,
             resident=resident,
             loading=loading,
             ready=frozenset(self._images.held),

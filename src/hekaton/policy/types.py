@@ -56,7 +56,7 @@ class WorkerView:
     """One worker, at the moment of a decision."""
 
     running: str | None
-    """The model of the turn that has just ended, if any."""
+    """The model of the current turn, if it is on the device."""
     turn_started_s: float
     resident: frozenset[str]
     loading: frozenset[str]

@@ -33,7 +33,7 @@ def expected(query: Tensor, keys: Tensor, values: Tensor, start: int, scaling: f
 
 @pytest.mark.parametrize("window", [0, 5, 24])
 @pytest.mark.parametrize("shared", [1, 3])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(feeds=FEEDS, seed=st.integers(0, 2**32 - 1))
 def test_each_request_sees_its_own_past_and_nothing_else(
     shared: int, window: int, feeds: list[tuple[int, int]], seed: int

@@ -58,7 +58,7 @@ class AnyUse(RuleBasedStateMachine):
 
 
 TestAnyUse = AnyUse.TestCase
-TestAnyUse.settings = settings(max_examples=60, stateful_step_count=30, deadline=None, derandomize=True, database=None)
+TestAnyUse.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 def test_an_extent_cannot_be_freed_twice() -> None:

@@ -90,7 +90,7 @@ class AnyUse(RuleBasedStateMachine):
 
 
 TestAnyUse = AnyUse.TestCase
-TestAnyUse.settings = settings(max_examples=60, stateful_step_count=30, deadline=None, derandomize=True, database=None)
+TestAnyUse.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 def test_a_slab_shrinks_to_the_room_there_is() -> None:

@@ -83,7 +83,7 @@ def assert_as_transformers(driver: Driver, oracle: Oracle) -> None:
 
 
 @pytest.mark.parametrize("names", PAIRS, ids="+".join)
-@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@settings(max_examples=15)
 @given(schedule=SCHEDULES)
 def test_greedy_tokens_are_those_of_transformers_under_any_schedule(
     models: dict[str, TinyModel], oracle: Oracle, names: tuple[str, ...], schedule: list[Op]
@@ -121,7 +121,7 @@ def test_sampled_tokens_are_the_same_under_any_schedule(models: dict[str, TinyMo
     expected = {request_id: alone.tokens(request_id) for request_id in alone.requests}
     assert len({tuple(tokens) for tokens in expected.values()}) == len(expected)
 
-    @settings(max_examples=5, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=5)
     @given(schedule=SCHEDULES)
     def check(schedule: list[Op]) -> None:
         driver = driver_for(models, names, sampled=True)

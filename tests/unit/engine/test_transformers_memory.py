@@ -1,7 +1,9 @@
 """What the engine holds, and gives back, of device memory, images, threads and descriptors."""
 
 import os
+import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,13 +49,16 @@ def test_a_closed_engine_keeps_no_thread_and_no_descriptor() -> None:
     assert _held()[:2] == before
 
 
-def test_a_dropped_image_is_unmapped(models: dict[str, TinyModel]) -> None:
+def test_a_dropped_image_is_unmapped(models: dict[str, TinyModel], tmp_path: Path) -> None:
     """Its lease ends then: while it is mapped, its memory is not free."""
-    engine = engine_for({"llama": models["llama"]}, SPARE_BYTES)
+    shared = models["llama"]
+    path = str(shutil.copy(shared.image.path, tmp_path))
+    own = replace(shared, image=replace(shared.image, path=path))
+    engine = engine_for({"llama": own}, SPARE_BYTES)
     switch(engine, "llama")
-    assert models["llama"].image.path in Path("/proc/self/maps").read_text()
+    assert path in Path("/proc/self/maps").read_text()
     engine.provide_image("llama", None)
-    assert models["llama"].image.path not in Path("/proc/self/maps").read_text()
+    assert path not in Path("/proc/self/maps").read_text()
     assert engine.resident() == {"llama"}
     engine.close()
 

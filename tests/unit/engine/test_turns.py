@@ -2,7 +2,7 @@
 
 import grpc
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fakes.turnloop import GB, BrokenBusEngine, LoopDriver, PoisonedEngine, expected, image, spec, submit
@@ -320,7 +320,18 @@ PLANS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+# A KV-bound pool where nobody else can run: the oldest was displaced between its load and its first step, for ever.
+STARVED = [
+    ("b", 40, 96, 0.3153167571138034, "run", Slo(10.0, 0.1)),
+    ("a", 1, 1, 0.0, "run", Slo(10.0, 0.1)),
+    ("a", 40, 74, 0.0, "run", Slo(1.0, 0.02)),
+    ("a", 40, 96, 0.0, "run", Slo(1.0, 0.02)),
+    ("c", 1, 1, 0.0, "run", Slo(10.0, 0.1)),
+]
+
+
+@example(plan=STARVED, memory_gb=13, kv_mb=8, min_turn_s=0.4)
+@settings(max_examples=150)
 @given(
     plan=PLANS,
     memory_gb=st.sampled_from([13, 23, 35]),

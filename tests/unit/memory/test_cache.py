@@ -143,7 +143,7 @@ def test_broken_books_are_noticed(bench: Bench) -> None:
         bench.cache.check_integrity()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32))
 def test_the_books_hold_whatever_happens(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     draw = random.Random(seed)

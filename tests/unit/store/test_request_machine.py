@@ -213,4 +213,4 @@ def test_random_histories_keep_the_state_machine(redis_server: EmbeddedRedis) ->
     class Machine(RequestMachine):
         url = redis_server.url
 
-    run_state_machine_as_test(Machine, settings=settings(max_examples=40, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(Machine, settings=settings(max_examples=40, stateful_step_count=40))
