@@ -184,3 +184,13 @@ async def test_without_a_worker_requests_are_unavailable_with_a_time_to_retry() 
         with pytest.raises(NoWorker) as caught:
             await client.complete("seven", "hello")
         assert caught.value.retry_after_s
+
+
+async def test_with_a_data_directory_models_survive_the_pool(checkpoints: Path, tmp_path: Path) -> None:
+    options = StackOptions(device_memory=str(DEVICE_BYTES), host_memory="64MiB", data_dir=tmp_path / "data")
+    async with Stack(options, print) as stack, Client(stack.address) as client:
+        await client.register_model("tiny", str(checkpoints / "tiny"), dtype="float32")
+        before = await client.complete("tiny", "hello", GREEDY)
+    async with Stack(options, print) as stack, Client(stack.address) as client:
+        after = await client.complete("tiny", "hello", GREEDY)
+    assert after.token_ids == before.token_ids

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hekaton.engine.image import Prepared
-
 from hekaton.errors import InvalidArgument, ModelNotReady
 from hekaton.facts import ModelSpec
 from hekaton_memory.builder import Progress

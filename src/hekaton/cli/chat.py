@@ -4,6 +4,7 @@ from contextlib import aclosing
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from hekaton.cli.common import DEFAULT_ADDRESS, Address, console, run
 from hekaton.cli.generate import MaxTokens, Seed, Temperature
@@ -29,12 +30,13 @@ def _ask() -> str:
     try:
         return console.input("[bold]you>[/bold] ").strip()
     except (EOFError, KeyboardInterrupt):
+        console.print()
         return ""
 
 
 async def _answer(address: str, model: str, messages: list[Message], options: SamplingOptions) -> str:
     text = ""
-    console.print(f"[bold]{model}>[/bold] ", end="")
+    console.print(f"[bold]{escape(model)}>[/bold] ", end="")
     async with Client(address) as client, aclosing(client.generate(model, messages, options)) as events:
         async for event in events:
             if isinstance(event, Tokens):

@@ -1,6 +1,7 @@
 """One service as a child process, which never outlives its parent."""
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ class Child:
 
     def last_words(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
-        return " / ".join(lines[-TAIL_LINES:]) or "nothing"
+        return " / ".join(_said(line) for line in lines[-TAIL_LINES:]) or "nothing"
 
     def kill(self) -> None:
         """SIGKILL, as in a crash."""
@@ -68,3 +69,11 @@ class Child:
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
+
+
+def _said(line: str) -> str:
+    """What a line of a log says: the event of a structured one, any other as it is."""
+    try:
+        return str(json.loads(line)["event"])
+    except (ValueError, KeyError, TypeError):
+        return line

@@ -1,6 +1,7 @@
 """What the commands share: consoles, the router's address, errors as one clear line."""
 
 import asyncio
+import re
 from collections.abc import Coroutine
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -10,13 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from hekaton.config import ADDRESS_VARIABLE
-from hekaton.errors import HekatonError, Unavailable
+from hekaton.engine.profiles import DEVICES, SOURCE_PREFIX
+from hekaton.errors import HekatonError
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 INTERRUPTED = 130
+DEVICE = re.compile(r"cpu|cuda(:\d+)?|emulated:(\w+)")
 
-console = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False)
+console = Console(highlight=False, emoji=False)
+stderr = Console(stderr=True, highlight=False, emoji=False)
 T = TypeVar("T")
 
 Address = Annotated[
@@ -25,15 +28,19 @@ Address = Annotated[
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a command's coroutine. An error of hekaton ends the process with status 1 and its message."""
+    """Runs a command's coroutine. An error of hekaton or of a file ends the process with status 1 and its message."""
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
-    except Unavailable as error:
-        fail(f"{error.message}. Is a pool up at this address? Start one with `hekaton up`.")
     except HekatonError as error:
         fail(error.message)
+    except OSError as error:
+        fail(str(error))
+
+
+def warn(message: str) -> None:
+    console.print(message, style="yellow", markup=False, soft_wrap=True)
 
 
 def fail(message: str) -> NoReturn:
@@ -41,13 +48,24 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def byte_size(text: str) -> int:
-    """Parses 700MiB, 2GB, 1024. Raises a usage error."""
+def byte_size(text: str, option: str) -> int:
+    """Parses 700MiB, 2GB, 1024. Raises a usage error that names the option."""
     try:
         return int(TypeAdapter(ByteSize).validate_python(text))
     except ValidationError:
-        raise typer.BadParameter(f"{text!r} is no size: say 700MiB, 2GiB or a number of bytes") from None
+        message = f"{text!r} is no size: say 700MiB, 2GiB or a number of bytes"
+        raise typer.BadParameter(message, param_hint=option) from None
 
 
-def mib(nbytes: int) -> str:
-    return f"{nbytes / (1 << 20):,.0f} MiB"
+def check_device(device: str) -> None:
+    """Raises a usage error that names what there is."""
+    known = DEVICE.fullmatch(device)
+    if known is None or (known[2] and known[2] not in DEVICES):
+        emulated = ", ".join(f"{SOURCE_PREFIX}{name}" for name in sorted(DEVICES))
+        message = f"{device!r} is no device: say cpu, cuda, cuda:N or one of {emulated}"
+        raise typer.BadParameter(message, param_hint="--device")
+
+
+def readable(nbytes: int) -> str:
+    """Bytes for people: 513 MiB, 14.2 GiB."""
+    return f"{nbytes / (1 << 20):,.0f} MiB" if nbytes < 10 << 30 else f"{nbytes / (1 << 30):,.1f} GiB"

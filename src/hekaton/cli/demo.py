@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from hekaton.cli import demo_models
-from hekaton.cli.common import byte_size, console, fail, mib, run
+from hekaton.cli.common import byte_size, check_device, console, fail, readable, run, warn
 from hekaton.cli.demo_report import Outcome, as_json, left_in_mid_generation, report
 from hekaton.cli.demo_verify import Verdict, verify
 from hekaton.cli.supervisor import Stack, StackOptions
@@ -48,7 +49,10 @@ def demo(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
 ) -> None:
     """Serve four models from a device that holds one and a bit, and verify every token."""
-    byte_size(device_memory)
+    check_device(device)
+    byte_size(device_memory, "--device-memory")
+    if json_file is not None and not json_file.parent.is_dir():
+        raise typer.BadParameter(f"{json_file.parent} is not a directory: make it first", param_hint="--json")
     outcomes, turns = run(_serve(device, device_memory, dtype, max_tokens, models_dir))
     console.print(report(outcomes, turns, SLO, device))
     console.print("\nverifying each answer against an uninterrupted run of transformers …")
@@ -76,16 +80,16 @@ async def _serve(
     device: str, device_memory: str, dtype: str, max_tokens: int, models_dir: Path | None
 ) -> tuple[list[Outcome], list[TurnRecord]]:
     paths = await demo_models.prepare(models_dir or demo_models.default_directory())
-    console.print(f"starting a pool of one worker: {device}, {mib(byte_size(device_memory))}")
+    console.print(f"starting a pool of one worker: {device}, {device_memory}")
     options = StackOptions(device=device, device_memory=device_memory)
     async with (
-        Stack(options, lambda line: console.print(f"[yellow]{line}[/yellow]")) as stack,
+        Stack(options, warn) as stack,
         Client(stack.address) as client,
     ):
         for path in paths:
             with console.status(f"preparing {path.name} in {dtype}"):
                 model = await client.register_model(path.name, str(path), dtype=dtype, slo=SLO)
-            weights = mib(model.spec.weight_bytes) if model.spec else ""
+            weights = readable(model.spec.weight_bytes) if model.spec else ""
             console.print(f"registered {path.name}: {weights} of weights")
         outcomes = [
             Outcome(f"r{index:02d}", paths[index % len(paths)].name, prompt) for index, prompt in enumerate(PROMPTS)
@@ -139,5 +143,5 @@ async def _ask(client: Client, outcome: Outcome, max_tokens: int, live: Live, ou
 def _side_by_side(outcomes: list[Outcome]) -> Table:
     table = Table("model", "prompt", "answer so far", "tokens", expand=True)
     for outcome in sorted(outcomes, key=lambda one: one.model):
-        table.add_row(outcome.model, outcome.prompt, outcome.excerpt(), str(len(outcome.token_ids)))
+        table.add_row(outcome.model, outcome.prompt, Text(outcome.excerpt()), str(len(outcome.token_ids)))
     return table

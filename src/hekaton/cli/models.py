@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from hekaton.cli import demo_models
-from hekaton.cli.common import DEFAULT_ADDRESS, Address, console, fail, mib, run
+from hekaton.cli.common import DEFAULT_ADDRESS, Address, console, readable, run
 from hekaton.client import Client, Model
 from hekaton.facts import Slo
 
@@ -29,19 +32,26 @@ def add(
     """Check a checkpoint, prepare it, and add it to the pool."""
     local = Path(source).expanduser()
     where = str(local.resolve()) if local.is_dir() else source
-    with console.status(f"preparing {name}"):
-        model = run(register(address, name, where, dtype, ttft, tbt))
+    if (ttft is None) != (tbt is None):
+        raise typer.BadParameter("give both or neither", param_hint="--ttft, --tbt")
+    slo = Slo(ttft, tbt) if ttft is not None and tbt is not None else None
+    with console.status(f"preparing {escape(name)}"):
+        model = run(_register(address, name, where, dtype, slo))
     console.print(describe(model))
 
 
 @app.command("list")
 def list_models(address: Address = DEFAULT_ADDRESS) -> None:
     """List the models of the pool, and where they are."""
-    table = Table("model", "state", "architecture", "dtype", "weights", "context", "resident on", "running on")
+    table = Table(box=SIMPLE, pad_edge=False)
+    for column in ("model", "state", "architecture", "dtype", "weights", "context", "resident on", "running on"):
+        table.add_column(column, overflow="fold")
     for model in run(_list(address)):
         spec = model.spec
         facts = (
-            [spec.architecture, spec.dtype, mib(spec.weight_bytes), str(spec.max_context_tokens)] if spec else [""] * 4
+            [spec.architecture, spec.dtype, readable(spec.weight_bytes), str(spec.max_context_tokens)]
+            if spec
+            else [""] * 4
         )
         table.add_row(model.name, model.state, *facts, ", ".join(model.resident_on), ", ".join(model.running_on))
     console.print(table)
@@ -70,24 +80,19 @@ def fetch_demo(
         console.print(str(path))
 
 
-async def register(
-    address: str, name: str, source: str, dtype: str, ttft_s: float | None, tbt_s: float | None
-) -> Model:
-    if (ttft_s is None) != (tbt_s is None):
-        fail("give both --ttft and --tbt, or neither")
-    slo = Slo(ttft_s, tbt_s) if ttft_s is not None and tbt_s is not None else None
+async def _register(address: str, name: str, source: str, dtype: str, slo: Slo | None) -> Model:
     async with Client(address) as client:
         return await client.register_model(name, source, dtype=dtype, slo=slo)
 
 
 def describe(model: Model) -> Table:
-    table = Table(show_header=False)
+    table = Table(show_header=False, box=SIMPLE, pad_edge=False)
     rows = {"model": model.name, "source": model.source, "state": model.state, "error": model.error}
     if model.spec is not None:
         rows |= {
             "architecture": model.spec.architecture,
             "dtype": model.spec.dtype,
-            "weights": mib(model.spec.weight_bytes),
+            "weights": readable(model.spec.weight_bytes),
             "KV a token": f"{model.spec.kv_bytes_per_token:,} bytes",
             "context": f"{model.spec.max_context_tokens:,} tokens",
             "digest": model.spec.digest,
@@ -99,7 +104,7 @@ def describe(model: Model) -> Table:
     }
     for key, value in rows.items():
         if value:
-            table.add_row(key, value)
+            table.add_row(key, Text(value, overflow="fold"))
     return table
 
 

@@ -4,12 +4,13 @@ from contextlib import aclosing
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from hekaton.cli.common import DEFAULT_ADDRESS, Address, console, mib, run
-from hekaton.client import Client, Pool
+from hekaton.cli.common import DEFAULT_ADDRESS, Address, console, readable, run
+from hekaton.client import Client, Pool, Worker
 from hekaton.facts import TurnRecord
 
 TURNS_SHOWN = 10
@@ -29,23 +30,11 @@ def pool(
 
 
 def render(state: Pool, turns: list[TurnRecord]) -> RenderableType:
-    table = Table(
-        "worker", "device", "runs", "resident", "loading", "weights", "KV", "of", "live", "waiting", "switches"
-    )
+    table = Table(box=SIMPLE, pad_edge=False)
+    for column in ("worker", "runs", "resident", "weights", "KV", "of", "live", "waiting", "switches"):
+        table.add_column(column, overflow="fold")
     for worker in state.workers:
-        table.add_row(
-            worker.worker_id + (" (draining)" if worker.draining else ""),
-            worker.device,
-            worker.running_model or "–",
-            ", ".join(worker.resident_models),
-            ", ".join(worker.loading_models),
-            mib(worker.weights_bytes),
-            mib(worker.kv_bytes),
-            mib(worker.device_memory_bytes),
-            str(worker.requests_running),
-            str(worker.requests_waiting),
-            str(worker.switches),
-        )
+        table.add_row(*_row(worker))
     leader = f"term {state.leader_term}" if state.leader_term else "none: requests wait"
     lines = [f"queued requests: {state.queued_requests}   scheduler: {leader}"]
     lines += [
@@ -54,6 +43,21 @@ def render(state: Pool, turns: list[TurnRecord]) -> RenderableType:
         for turn in turns
     ]
     return Group(table, *lines)
+
+
+def _row(worker: Worker) -> tuple[str, ...]:
+    loading = (f"{model} (loading)" for model in worker.loading_models)
+    return (
+        worker.worker_id + (" (draining)" if worker.draining else ""),
+        worker.running_model or "–",
+        ", ".join((*worker.resident_models, *loading)) or "–",
+        readable(worker.weights_bytes),
+        readable(worker.kv_bytes),
+        f"{readable(worker.device_memory_bytes)} {worker.device}",
+        str(worker.requests_running),
+        str(worker.requests_waiting),
+        str(worker.switches),
+    )
 
 
 async def _once(address: str) -> Pool:

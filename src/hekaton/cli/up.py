@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from hekaton.cli.common import DEFAULT_ADDRESS, byte_size, console, fail, run
+from hekaton.cli.common import DEFAULT_ADDRESS, byte_size, check_device, console, fail, run, warn
 from hekaton.cli.supervisor import EMULATED, Stack, StackOptions
 from hekaton.client import Client
-from hekaton.engine.profiles import DEVICES
 from hekaton.errors import HekatonError
 
-DEVICE = re.compile(r"cpu|cuda(:\d+)?|emulated:(\w+)")
+LISTEN = re.compile(r"unix:.+|.+:\d+")
 
 
 def up(
@@ -39,10 +39,14 @@ def up(
     log_dir: Annotated[Path | None, typer.Option(help="Keep the services' logs there.")] = None,
 ) -> None:
     """Start a whole pool on this machine: Redis, memory, scheduler, workers, routers. Ctrl-C stops it."""
-    _check_device(device)
-    for size in (device_memory, host_memory):
-        if size:
-            byte_size(size)
+    check_device(device)
+    byte_size(device_memory, "--device-memory")
+    if host_memory:
+        byte_size(host_memory, "--host-memory")
+    if not LISTEN.fullmatch(listen):
+        raise typer.BadParameter(
+            f"{listen!r} is no address: say HOST:PORT; port 0 takes a free one", param_hint="--listen"
+        )
     named = [_named(model) for model in models or []]
     options = StackOptions(
         device=device,
@@ -61,13 +65,6 @@ def up(
     run(_up(options, named, dtype))
 
 
-def _check_device(device: str) -> None:
-    known = DEVICE.fullmatch(device)
-    if known is None or (known[2] and known[2] not in DEVICES):
-        emulated = ", ".join(f"{EMULATED}{name}" for name in DEVICES)
-        raise typer.BadParameter(f"{device!r} is no device: say cpu, cuda, cuda:N or one of {emulated}")
-
-
 def _named(model: str) -> tuple[str, str]:
     """Name and source of DIR, NAME=DIR or NAME=emulated:CLASS."""
     name, given, source = model.partition("=")
@@ -77,7 +74,7 @@ def _named(model: str) -> tuple[str, str]:
         return name.removeprefix(EMULATED), source
     path = Path(source).expanduser()
     if not path.is_dir():
-        raise typer.BadParameter(f"{source} is not a directory: give a checkpoint's")
+        raise typer.BadParameter(f"{source} is not a directory: give a checkpoint's", param_hint="--models")
     return name, str(path.resolve())
 
 
@@ -103,7 +100,7 @@ async def _up(options: StackOptions, models: list[tuple[str, str]], dtype: str) 
 
 async def _serve(options: StackOptions, models: list[tuple[str, str]], dtype: str, stop: asyncio.Event) -> None:
     console.print("starting the pool")
-    async with Stack(options, lambda line: console.print(f"[yellow]{line}[/yellow]")) as stack:
+    async with Stack(options, warn) as stack:
         names = await register(stack.address, models, dtype)
         _welcome(stack, options, names)
         await stop.wait()
@@ -118,7 +115,7 @@ async def register(address: str, models: list[tuple[str, str]], dtype: str) -> l
                 with console.status(f"preparing {name}"):
                     await client.register_model(name, source, dtype="" if source.startswith(EMULATED) else dtype)
             except HekatonError as error:
-                console.print(f"[red]{name} is not registered:[/red] {error.message}")
+                console.print(f"[red]{escape(name)} is not registered:[/red] {escape(error.message)}", soft_wrap=True)
                 continue
             names.append(name)
             console.print(f"registered {name}")

@@ -5,6 +5,7 @@ from contextlib import aclosing, contextmanager
 from types import TracebackType
 from typing import Self
 
+import grpc
 import grpc.aio
 
 from hekaton.client import convert
@@ -20,11 +21,11 @@ from hekaton.client.types import (
     SamplingOptions,
     Tokens,
 )
-from hekaton.errors import EngineFailed
+from hekaton.errors import EngineFailed, HekatonError, Unavailable
 from hekaton.facts import Slo, TurnRecord
 from hekaton.rpc import convert as wire
 from hekaton.rpc.channel import open_channel
-from hekaton.rpc.errors import from_rpc_error
+from hekaton.rpc.errors import STATUS_KEY, from_rpc_error
 from hekaton.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc, pool_pb2, pool_pb2_grpc
 
 TIMEOUT_S = 10.0
@@ -77,7 +78,7 @@ class Client:
         convert.set_prompt(request, prompt)
         call = self._inference.Generate(request, timeout=timeout_s)
         try:
-            with _typed_errors():
+            with self._typed_errors():
                 async for response in call:
                     yield convert.event_from_pb(response)
         finally:
@@ -107,19 +108,19 @@ class Client:
 
     async def cancel(self, request_id: str) -> bool:
         """Ends a request wherever it is; False if it had ended before."""
-        with _typed_errors():
+        with self._typed_errors():
             request = inference_pb2.CancelRequest(request_id=request_id)
             return (await self._inference.Cancel(request, timeout=TIMEOUT_S)).cancelled
 
     async def tokenize(self, model: str, prompt: str | Sequence[Message]) -> tuple[int, ...]:
         request = inference_pb2.TokenizeRequest(model=model)
         convert.set_prompt(request, prompt)
-        with _typed_errors():
+        with self._typed_errors():
             return tuple((await self._inference.Tokenize(request, timeout=TIMEOUT_S)).token_ids)
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         request = inference_pb2.DetokenizeRequest(model=model, token_ids=token_ids)
-        with _typed_errors():
+        with self._typed_errors():
             return (await self._inference.Detokenize(request, timeout=TIMEOUT_S)).text
 
     async def register_model(
@@ -129,30 +130,30 @@ class Client:
         request = models_pb2.RegisterModelRequest(
             name=name, source=source, dtype=dtype, slo=wire.slo_to_pb(slo) if slo else None
         )
-        with _typed_errors():
+        with self._typed_errors():
             return convert.model_from_pb((await self._models.RegisterModel(request, timeout=timeout_s)).model)
 
     async def list_models(self) -> tuple[Model, ...]:
-        with _typed_errors():
+        with self._typed_errors():
             response = await self._models.ListModels(models_pb2.ListModelsRequest(), timeout=TIMEOUT_S)
         return tuple(convert.model_from_pb(model) for model in response.models)
 
     async def get_model(self, name: str) -> Model:
-        with _typed_errors():
+        with self._typed_errors():
             response = await self._models.GetModel(models_pb2.GetModelRequest(name=name), timeout=TIMEOUT_S)
         return convert.model_from_pb(response.model)
 
     async def update_model(self, name: str, slo: Slo) -> Model:
         request = models_pb2.UpdateModelRequest(name=name, slo=wire.slo_to_pb(slo))
-        with _typed_errors():
+        with self._typed_errors():
             return convert.model_from_pb((await self._models.UpdateModel(request, timeout=TIMEOUT_S)).model)
 
     async def delete_model(self, name: str) -> None:
-        with _typed_errors():
+        with self._typed_errors():
             await self._models.DeleteModel(models_pb2.DeleteModelRequest(name=name), timeout=TIMEOUT_S)
 
     async def pool(self) -> Pool:
-        with _typed_errors():
+        with self._typed_errors():
             response = await self._pool.GetPool(pool_pb2.GetPoolRequest(), timeout=TIMEOUT_S)
         return convert.pool_from_pb(response.pool)
 
@@ -161,7 +162,7 @@ class Client:
         request = pool_pb2.WatchPoolRequest(interval=wire.duration(interval_s))
         call = self._pool.WatchPool(request)
         try:
-            with _typed_errors():
+            with self._typed_errors():
                 async for response in call:
                     if response.HasField("turn"):
                         yield wire.turn_from_pb(response.turn)
@@ -170,10 +171,18 @@ class Client:
         finally:
             call.cancel()
 
+    @contextmanager
+    def _typed_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise self._typed(error) from error
 
-@contextmanager
-def _typed_errors() -> Iterator[None]:
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(error) from error
+    def _typed(self, error: grpc.aio.AioRpcError) -> HekatonError:
+        """What the router said, or that there is none: a status without details comes from the connection."""
+        said = any(key == STATUS_KEY for key, _ in error.trailing_metadata() or ())
+        if error.code() == grpc.StatusCode.UNAVAILABLE and not said:
+            return Unavailable(
+                f"no router answers at {self.address}: start a pool with `hekaton up`, or give the address of one"
+            )
+        return from_rpc_error(error)

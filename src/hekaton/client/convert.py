@@ -13,6 +13,7 @@ from hekaton.client.types import (
     Tokens,
     Worker,
 )
+from hekaton.errors import InvalidArgument
 from hekaton.facts import ModelState, Slo
 from hekaton.rpc import convert
 from hekaton.v1 import common_pb2, inference_pb2, models_pb2, pool_pb2
@@ -35,16 +36,18 @@ def sampling_to_pb(options: SamplingOptions) -> common_pb2.Sampling:
 
 
 def set_prompt(request: inference_pb2.GenerateRequest | inference_pb2.TokenizeRequest, prompt: Prompt) -> None:
-    """Text, a chat, or (for generation) token ids."""
+    """Text, a chat, or (for generation) token ids. Raises InvalidArgument for a mixture."""
     if isinstance(prompt, str):
         request.text = prompt
         return
     messages = [part for part in prompt if isinstance(part, Message)]
+    if messages and len(messages) < len(prompt):
+        raise InvalidArgument("a prompt is text, messages or token ids: send one of these alone")
     if messages or isinstance(request, inference_pb2.TokenizeRequest):
         chat = [inference_pb2.ChatMessage(role=part.role, content=part.content) for part in messages]
         request.chat.CopyFrom(inference_pb2.ChatPrompt(messages=chat))
         return
-    ids = [part for part in prompt if isinstance(part, int)]
+    ids = [part for part in prompt if not isinstance(part, Message)]
     request.token_ids.CopyFrom(inference_pb2.TokenIds(ids=ids))
 
 
