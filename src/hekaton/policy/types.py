@@ -58,6 +58,7 @@ class WorkerView:
     running: str | None
     """The model of the current turn, if it is on the device."""
     turn_started_s: float
+    """When its first step began; now if that is still to come."""
     resident: frozenset[str]
     loading: frozenset[str]
     ready: frozenset[str]

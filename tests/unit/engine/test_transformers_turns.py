@@ -47,7 +47,8 @@ class EveryToken:
         able = sorted({one.model for one in view.requests} & (view.ready | view.resident))
         if not able:
             return None
-        if view.running or self._last not in able:
+        stepped = view.running and view.turn_started_s < now_s
+        if stepped or self._last not in able:
             self._last = next((model for model in able if model > self._last), able[0])
         ids = tuple(one.request_id for one in view.requests if one.model == self._last)
         return Turn(self._last, ids, 0.0, evict=tuple(view.resident - {self._last}))
