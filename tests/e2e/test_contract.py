@@ -40,11 +40,17 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    segments = tmp_path_factory.mktemp("segments")
     options = StackOptions(
-        device_memory=str(DEVICE_BYTES), host_memory="64MiB", log_dir=tmp_path_factory.mktemp("logs")
+        device_memory=str(DEVICE_BYTES),
+        host_memory="64MiB",
+        shm_dir=segments,
+        log_dir=tmp_path_factory.mktemp("logs"),
     )
     async with Stack(options, print) as stack:
         yield stack
+        assert list(segments.rglob("*.img"))
+    assert not list(segments.iterdir())
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -43,9 +43,10 @@ def add(
 @app.command("list")
 def list_models(address: Address = DEFAULT_ADDRESS) -> None:
     """List the models of the pool, and where they are."""
-    table = Table(box=SIMPLE, pad_edge=False)
-    for column in ("model", "state", "architecture", "dtype", "weights", "context", "resident on", "running on"):
-        table.add_column(column, overflow="fold")
+    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("model", "state", "architecture", "dtype", "weights", "context"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("on", overflow="fold")
     for model in run(_list(address)):
         spec = model.spec
         facts = (
@@ -53,7 +54,7 @@ def list_models(address: Address = DEFAULT_ADDRESS) -> None:
             if spec
             else [""] * 4
         )
-        table.add_row(model.name, model.state, *facts, ", ".join(model.resident_on), ", ".join(model.running_on))
+        table.add_row(model.name, model.state, *facts, _where(model))
     console.print(table)
 
 
@@ -106,6 +107,12 @@ def describe(model: Model) -> Table:
         if value:
             table.add_row(key, Text(value, overflow="fold"))
     return table
+
+
+def _where(model: Model) -> str:
+    """The workers that hold it; those that run it now are marked."""
+    holders = sorted({*model.resident_on, *model.running_on})
+    return ", ".join(f"{worker} (runs)" if worker in model.running_on else worker for worker in holders)
 
 
 async def _list(address: str) -> tuple[Model, ...]:

@@ -1,5 +1,6 @@
 """`hekaton pool`: who runs what."""
 
+from collections import Counter
 from contextlib import aclosing
 from typing import Annotated
 
@@ -30,13 +31,17 @@ def pool(
 
 
 def render(state: Pool, turns: list[TurnRecord]) -> RenderableType:
-    table = Table(box=SIMPLE, pad_edge=False)
-    for column in ("worker", "runs", "resident", "weights", "KV", "of", "live", "waiting", "switches"):
-        table.add_column(column, overflow="fold")
+    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("worker", no_wrap=True)
+    table.add_column("models", overflow="fold")
+    for column in ("weights", "KV", "of", "live", "waiting", "switches"):
+        table.add_column(column, justify="right", no_wrap=True)
     for worker in state.workers:
         table.add_row(*_row(worker))
     leader = f"term {state.leader_term}" if state.leader_term else "none: requests wait"
-    lines = [f"queued requests: {state.queued_requests}   scheduler: {leader}"]
+    devices = Counter(worker.device for worker in state.workers)
+    held = ", ".join(f"{count} × {device}" for device, count in devices.items()) or "none"
+    lines = [f"devices: {held}   queued requests: {state.queued_requests}   scheduler: {leader}"]
     lines += [
         f"{turn.worker_id}  {turn.model}  {turn.duration_s:.2f} s  {turn.tokens} tokens  "
         f"switch {turn.exposed_switch_s * 1000:.0f} ms  left {len(turn.preempted_request_ids)} unfinished"
@@ -46,14 +51,15 @@ def render(state: Pool, turns: list[TurnRecord]) -> RenderableType:
 
 
 def _row(worker: Worker) -> tuple[str, ...]:
-    loading = (f"{model} (loading)" for model in worker.loading_models)
+    others = [model for model in worker.resident_models if model != worker.running_model]
+    running = [f"{worker.running_model} (runs)"] if worker.running_model else []
+    loading = [f"{model} (loading)" for model in worker.loading_models if model != worker.running_model]
     return (
         worker.worker_id + (" (draining)" if worker.draining else ""),
-        worker.running_model or "–",
-        ", ".join((*worker.resident_models, *loading)) or "–",
+        "\n".join([*running, *others, *loading]) or "–",
         readable(worker.weights_bytes),
         readable(worker.kv_bytes),
-        f"{readable(worker.device_memory_bytes)} {worker.device}",
+        readable(worker.device_memory_bytes),
         str(worker.requests_running),
         str(worker.requests_waiting),
         str(worker.switches),

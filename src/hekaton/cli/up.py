@@ -81,7 +81,7 @@ def _named(model: str) -> tuple[str, str]:
 async def _up(options: StackOptions, models: list[tuple[str, str]], dtype: str) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     serve = asyncio.create_task(_serve(options, models, dtype, stop), name="serve")
     stopped = asyncio.create_task(stop.wait(), name="stop")
