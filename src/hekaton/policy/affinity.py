@@ -18,7 +18,7 @@ class AffinityPlacement:
 
     def __init__(
         self,
-        overload: float = 1.0,
+        overload: float = 2.0,
         step_shares: Mapping[str, float] = NO_SHARES,
         default_share: float = 0.1,
         request_share: float = 0.01,

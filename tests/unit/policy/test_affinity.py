@@ -42,7 +42,7 @@ def test_without_the_model_the_least_utilised_worker_is_taken() -> None:
 
 
 def test_an_overloaded_worker_has_no_affinity() -> None:
-    busy = worker("busy", {"a": 50, "heavy": 1, "b": 1, "c": 1})
+    busy = worker("busy", {"a": 150, "heavy": 1, "b": 1, "c": 1})
     assert PLACEMENT.place(REQUEST, (busy, worker("idle"))) == "idle"
     assert PLACEMENT.place(REQUEST, (busy,)) == "busy"
 
