@@ -108,11 +108,12 @@ async def _check_one_trace(receiver: OtlpReceiver) -> None:
 
 
 async def _trace_with(receiver: OtlpReceiver, services: set[str], name: str) -> list[tuple[str, Span]]:
-    """The first trace that has spans of all these services, one of them of this name, and whose root has ended."""
+    """The first trace that has spans of all these services, one of them of this name, and every span's parent."""
     for _ in range(100):
         for trace_id in {span.trace_id for _, span in receiver.spans if span.name == name}:
             trace = [(service, span) for service, span in receiver.spans if span.trace_id == trace_id]
-            if {service for service, _ in trace} == services and any(not span.parent_span_id for _, span in trace):
+            orphans = {span.parent_span_id for _, span in trace} - {span.span_id for _, span in trace}
+            if {service for service, _ in trace} == services and orphans == {b""}:
                 return trace
         await asyncio.sleep(0.1)
     raise AssertionError(f"no trace of all of {services} has {name}: {[(s, x.name) for s, x in receiver.spans]}")
