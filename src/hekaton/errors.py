@@ -106,6 +106,13 @@ class StaleTerm(HekatonError):
     reason = "STALE_TERM"
 
 
+class Diverged(HekatonError):
+    """A later attempt produced other tokens than those already delivered: ended, never spliced."""
+
+    code = grpc.StatusCode.ABORTED
+    reason = "DIVERGED"
+
+
 class EngineFailed(HekatonError):
     """The engine could not do what was asked of it; the request is at fault or the device is."""
 

@@ -167,6 +167,13 @@ async def test_a_killed_worker_costs_a_pause_and_no_token(client: Client, stack:
     assert reference.compare(model, [1, 2, 3], tokens).first_difference is None
 
 
+async def test_after_a_killed_memory_service_models_are_loaded_again(client: Client, stack: Stack) -> None:
+    memory = next(child for child in stack.children if child.name == "memory-0")
+    memory.kill()
+    for name in ("tiny", "gpt", "qwen", "tiny"):
+        assert len((await client.complete(name, "hello", GREEDY, timeout_s=60)).token_ids) == 20
+
+
 async def test_reflection_and_health_answer(stack: Stack) -> None:
     from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 

@@ -17,10 +17,12 @@ from hekaton.errors import (
     StoreUnavailable,
     WorkerLost,
 )
-from hekaton.facts import RequestRecord, RequestState
+from hekaton.facts import FinishReason, RequestRecord, RequestState
+from hekaton.rpc import convert
 from hekaton.rpc.errors import from_reason
 from hekaton.store.records import RequestSummary
 from hekaton.store.requests import Requests
+from hekaton.v1.inference_pb2 import Finished
 from hekaton_router.chores import Chores
 from hekaton_router.links import Links
 from hekaton_router.live import LiveRequest, LiveRequests
@@ -130,10 +132,10 @@ class Keeper:
         if summary.state is RequestState.CANCELLED:
             self._links.cancel(live.record.request_id, summary.worker_id)
             live.stop(_cancelled(live.record.request_id))
-        elif summary.state is RequestState.FAILED and live.seen_failed:
-            live.stop(_failure(summary))
-        # A worker that failed it says why, and says it soon: the store knows the reason only.
-        live.seen_failed = summary.state is RequestState.FAILED
+        elif summary.state.terminal and live.seen_ended:
+            live.stop(_failure(summary) if summary.state is RequestState.FAILED else _finished(live, summary))
+        # A worker that ended it says so soon, and says more than the store knows.
+        live.seen_ended = summary.state.terminal
 
     async def _is_stored(self, record: RequestRecord) -> bool:
         """Whether an acceptance whose reply was lost has happened."""
@@ -157,6 +159,15 @@ class Keeper:
 
 def _cancelled(request_id: str) -> Cancelled:
     return Cancelled(f"request {request_id} was cancelled")
+
+
+def _finished(live: LiveRequest, summary: RequestSummary) -> Finished | HekatonError:
+    """An end that the worker wrote and could not tell."""
+    stats = summary.stats
+    if stats is None or stats.completion_tokens != len(live.token_ids):
+        return WorkerLost(f"request {live.record.request_id}: its last tokens were lost with the worker: send it again")
+    reason = convert.FINISH_TO_PB[FinishReason(summary.reason)]
+    return Finished(reason=reason, stats=convert.stats_to_pb(stats))
 
 
 def _failure(summary: RequestSummary) -> HekatonError:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 import grpc.aio
 import structlog
 
+from hekaton.errors import Diverged
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import CODES, from_status
 from hekaton.v1 import inference_pb2, worker_pb2, worker_pb2_grpc
@@ -94,6 +95,8 @@ class Link:
         for tokens in step.requests:
             if live := self._requests.get(tokens.request_id):
                 live.extend(tokens.epoch, tokens.first_index, tokens.token_ids)
+                if isinstance(live.end, Diverged):
+                    self.cancel(tokens.request_id)
 
     def _ended(self, ended: worker_pb2.Ended) -> None:
         live = self._requests.get(ended.request_id)

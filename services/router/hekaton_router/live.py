@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 
-from hekaton.errors import AlreadyExists, Cancelled, HekatonError
+from hekaton.errors import AlreadyExists, Cancelled, Diverged, HekatonError
 from hekaton.facts import RequestRecord
 from hekaton.v1 import inference_pb2
 
@@ -28,7 +28,7 @@ class LiveRequest:
         """The store knows it."""
         self.stored_tokens = 0
         """As of the last checkpoint."""
-        self.seen_failed = False
+        self.seen_ended = False
         self._changed = asyncio.Event()
 
     def assign(self, epoch: int, worker_id: str) -> bool:
@@ -47,6 +47,10 @@ class LiveRequest:
             raise OutOfSequence(
                 f"request {self.record.request_id}: {len(token_ids)} tokens from {first_index} after {known}"
             )
+        overlap = self.token_ids[first_index : first_index + len(token_ids)]
+        if list(token_ids[: len(overlap)]) != overlap:
+            self.stop(self._diverged())
+            return
         self.token_ids += token_ids[known - first_index :]
         self._changed.set()
 
@@ -54,12 +58,19 @@ class LiveRequest:
         """The attempt's terminal event; an older attempt's is ignored. Raises OutOfSequence if tokens are missing."""
         if epoch < self.epoch:
             return
+        if isinstance(end, inference_pb2.Finished) and end.stats.completion_tokens < len(self.token_ids):
+            end = self._diverged()
         if isinstance(end, inference_pb2.Finished) and end.stats.completion_tokens != len(self.token_ids):
             raise OutOfSequence(
                 f"request {self.record.request_id}: ended after {end.stats.completion_tokens} tokens, "
                 f"{len(self.token_ids)} have come"
             )
         self.stop(end)
+
+    def _diverged(self) -> Diverged:
+        return Diverged(
+            f"request {self.record.request_id}: attempt {self.epoch} differs from what was delivered: send it again"
+        )
 
     def stop(self, end: inference_pb2.Finished | HekatonError) -> None:
         """Ends the request here, unless it has ended."""

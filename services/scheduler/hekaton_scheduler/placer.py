@@ -142,7 +142,8 @@ class Placer:
             tbt_s=record.slo.tbt_s,
         )
         avoided = self._avoided.get(record.request_id)
-        return self._policy.place(request, self._pool.views(but=avoided.worker_id if avoided else ""))
+        avoids = avoided is not None and avoided.until_s > asyncio.get_running_loop().time()
+        return self._policy.place(request, self._pool.views(but=avoided.worker_id if avoided and avoids else ""))
 
     async def _place(self, waiting: Waiting, worker_id: str, assign: Assign) -> None:
         record = waiting.summary.record

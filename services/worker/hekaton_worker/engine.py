@@ -47,9 +47,10 @@ class EngineKeeper:
 
     async def _live(self) -> EngineFailed:
         """One process, from its start to its death."""
-        self._commands = asyncio.Queue()
         process = await EngineProcess.start(self._options)
         self.pid = process.pid
+        # What was posted while no process lived is said again by `on_start`, models before requests.
+        self._commands = asyncio.Queue()
         self._on_start()
         sender = asyncio.create_task(self._send(process), name="engine commands")
         try:

@@ -71,7 +71,8 @@ class Flow:
             self._refuse(message, error)
             return
         finally:
-            if self._arriving[message.request_id].epoch == message.epoch:
+            arriving = self._arriving.get(message.request_id)
+            if arriving and arriving.epoch == message.epoch:
                 del self._arriving[message.request_id]
         if attempt is None:
             self.control.released(message.request_id, message.epoch)

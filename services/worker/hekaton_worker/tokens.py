@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from hekaton.errors import Unavailable
 from hekaton.v1 import worker_pb2 as pb
 from hekaton_worker.attempt import Attempt
-from hekaton_worker.outbox import Outbox
+from hekaton_worker.outbox import LIMIT, Outbox
 
 Tokens = Outbox[pb.StreamTokensResponse]
 
@@ -23,11 +23,11 @@ class TokenStreams:
             raise Unavailable("this worker stops; its requests go elsewhere")
         if older := self._streams.get(router_id):
             older.close()
-        stream = self._streams[router_id] = Outbox()
-        for attempt in attempts:
-            if attempt.record.router_id == router_id:
-                attempt.following = False
-                self.announce(attempt)
+        own = [attempt for attempt in attempts if attempt.record.router_id == router_id]
+        stream = self._streams[router_id] = Outbox(LIMIT + len(own))
+        for attempt in own:
+            attempt.following = False
+            self.announce(attempt)
         return stream
 
     def forget(self, router_id: str, stream: Tokens) -> None:

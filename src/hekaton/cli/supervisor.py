@@ -89,7 +89,7 @@ class Stack:
             stack.push_async_callback(self._stop)
             logs = self._options.log_dir or run_dir
             logs.mkdir(parents=True, exist_ok=True)
-            await _Start(self, self._options, logs, segments, redis).run()
+            await _Start(self, self._options, run_dir, logs, segments, redis).run()
             await self._until(Leadership(redis).current, "a scheduler to lead")
             watch = asyncio.create_task(self._keep_alive(), name="keep children alive")
             stack.push_async_callback(_end, watch)
@@ -175,9 +175,12 @@ class Stack:
 class _Start:
     """The order of starting: each after those that it needs, and side by side where it can be."""
 
-    def __init__(self, stack: Stack, options: StackOptions, logs: Path, segments: Path, redis: Redis) -> None:
+    def __init__(
+        self, stack: Stack, options: StackOptions, run_dir: Path, logs: Path, segments: Path, redis: Redis
+    ) -> None:
         self._stack = stack
         self._options = options
+        self._run_dir = run_dir
         self._logs = logs
         self._segments = segments
         self._redis = redis
@@ -186,7 +189,9 @@ class _Start:
         await self._launch("scheduler", "scheduler-0")
         memory_address = ""
         if not self._options.device.startswith(EMULATED):
-            settings = {"segment_dir": str(self._segments), "host_memory": self._options.host_memory}
+            # An address that outlives the process: workers are told it once.
+            listen = f"unix:{self._run_dir}/memory.sock"
+            settings = {"listen": listen, "segment_dir": str(self._segments), "host_memory": self._options.host_memory}
             await self._launch("memory", "memory-0", **settings)
             memory_address = await self._stack.serving(Registry(self._redis, Kind.MEMORY), "memory-0", bytes.decode)
         workers = [f"worker-{index}" for index in range(self._options.workers)]

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, RedisError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from hekaton.errors import HekatonError, InvalidArgument, ResourceExhausted, StaleTerm, StoreUnavailable
@@ -19,8 +19,18 @@ HEALTH_CHECK_INTERVAL_S = 15
 MAX_CONNECTIONS = 32
 """Further callers wait for a free connection, up to REPLY_TIMEOUT_S."""
 
-AWAY = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS", "OOM", "BUSY ")
-"""How replies begin of a server that is there but cannot serve now."""
+AWAY_ERRORS = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    ReadOnlyError,
+    OutOfMemoryError,
+    ClusterDownError,
+    TryAgainError,
+    OSError,
+)
+"""What redis-py raises if the server is away, or is there but cannot serve now."""
+AWAY = ("MISCONF", "NOREPLICAS", "BUSY ")
+"""How replies of that kind begin that redis-py has no class for."""
 REFUSALS: dict[str, type[HekatonError]] = {"STALETERM ": StaleTerm, "EXHAUSTED ": ResourceExhausted}
 """How the error replies of our own scripts begin."""
 
@@ -53,7 +63,7 @@ def translated() -> Iterator[None]:
     cancellations = _cancellations()
     try:
         yield
-    except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+    except AWAY_ERRORS as error:
         raise StoreUnavailable(f"Redis cannot be reached: {error}; is it running?") from error
     except RedisError as error:
         text = str(error)

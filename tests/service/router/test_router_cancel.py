@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from fakes.router import RouterClient, eventually, running_router
 from fakes.worker import FakeWorker
 from hekaton.errors import Cancelled, DeadlineExceeded, RequestNotFound, WorkerLost
-from hekaton.facts import RequestState
+from hekaton.facts import RequestState, RequestStats
 from hekaton.rpc.errors import from_rpc_error
 from hekaton.store.embedded import EmbeddedRedis
 from hekaton.store.requests import Requests
@@ -140,6 +140,20 @@ async def test_a_request_that_the_scheduler_gave_up_ends(
     await Requests(redis).requeue(request_id, 1, term=1, lost=True, max_attempts=1)
     with pytest.raises(WorkerLost, match="lost 1 workers"):
         await stream.finished()
+
+
+async def test_an_end_that_its_worker_could_not_tell_is_found_in_the_store(
+    router: RouterClient, worker: FakeWorker, redis: Redis
+) -> None:
+    whole, cut = router.generate(HELLO), router.generate(HELLO)
+    ends = {await worker.take(): 1, await worker.take(): 2}
+    for request_id, completion_tokens in ends.items():
+        worker.step(request_id, 0, [104])
+        stats = RequestStats(5, completion_tokens, 0, 1, 0, "w")
+        await Requests(redis).finish(request_id, 1, RequestState.FINISHED, reason="length", stats=stats)
+    assert (await whole.finished()).stats.completion_tokens == 1
+    with pytest.raises(WorkerLost, match="last tokens"):
+        await cut.finished()
 
 
 async def test_a_stopping_router_lets_streams_end_and_then_cancels_the_rest(

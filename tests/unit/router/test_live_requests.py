@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hekaton.errors import AlreadyExists, Cancelled
+from hekaton.errors import AlreadyExists, Cancelled, Diverged
 from hekaton.facts import RequestRecord, Sampling, Slo
 from hekaton.v1 import common_pb2, inference_pb2
 from hekaton_router.inference import Output
@@ -116,3 +116,24 @@ async def test_what_came_while_the_client_was_slow_goes_out_in_one_message() -> 
     assert await output.next() == inference_pb2.Tokens(first_index=51, text="\N{REPLACEMENT CHARACTER}")
     assert await output.next() is None
     assert live.outcome() == finished(51)
+
+
+def test_an_attempt_that_differs_from_what_was_delivered_ends_the_request() -> None:
+    """Never a silent splice."""
+    live = LiveRequest(record("r"))
+    assert live.assign(1, "w1")
+    live.extend(1, 0, [1, 2, 3])
+    assert live.assign(2, "w2")
+    live.extend(2, 1, [2, 9, 4])
+    assert isinstance(live.end, Diverged)
+    assert live.token_ids == [1, 2, 3]
+
+
+def test_an_attempt_that_ends_before_what_was_delivered_ends_the_request() -> None:
+    live = LiveRequest(record("r"))
+    assert live.assign(1, "w1")
+    live.extend(1, 0, [1, 2, 3])
+    assert live.assign(2, "w2")
+    stats = common_pb2.RequestStats(completion_tokens=2)
+    live.finish(2, inference_pb2.Finished(reason=common_pb2.FINISH_REASON_STOP, stats=stats))
+    assert isinstance(live.end, Diverged)

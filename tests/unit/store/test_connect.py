@@ -4,6 +4,14 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TryAgainError,
+)
 
 from fakes.records import record
 from fakes.redis import connected
@@ -16,6 +24,12 @@ from hekaton.store.leadership import Leadership
 from hekaton.store.queue import Queue
 from hekaton.store.requests import Requests
 from hekaton.store.workers import Registry
+
+
+@pytest.mark.parametrize("error", [ReadOnlyError, OutOfMemoryError, MasterDownError, ClusterDownError, TryAgainError])
+def test_a_server_that_cannot_serve_now_is_away(error: type[RedisError]) -> None:
+    with pytest.raises(StoreUnavailable), translated():
+        raise error("You can't write against a read only replica.")
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "unix:///nowhere/s.sock"])
