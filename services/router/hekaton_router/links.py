@@ -46,6 +46,9 @@ class Link:
             while True:
                 opened_s = loop.time()
                 why = await self._stream(stub)
+                if (task := asyncio.current_task()) and task.cancelling():
+                    # A stream that breaks at the same moment may swallow the cancellation.
+                    raise asyncio.CancelledError
                 log.warning("link lost", worker_id=self.worker_id, address=self.address, why=why)
                 lasted = loop.time() - opened_s > RETRY_MAX_S
                 delay_s = RETRY_MIN_S if lasted else min(2 * delay_s, RETRY_MAX_S)

@@ -58,6 +58,9 @@ class Link:
             stub = worker_pb2_grpc.WorkerServiceStub(channel)
             while True:
                 gone = await self._stream(stub)
+                if (task := asyncio.current_task()) and task.cancelling():
+                    # A stream that breaks at the same moment may swallow the cancellation.
+                    raise asyncio.CancelledError
                 delay_s = RETRY_MIN_S if self.connected else min(2 * delay_s, RETRY_MAX_S)
                 self.connected = False
                 self._owner.disconnected(self, gone=gone)
