@@ -145,8 +145,10 @@ async def test_a_request_that_the_scheduler_gave_up_ends(
 async def test_an_end_that_its_worker_could_not_tell_is_found_in_the_store(
     router: RouterClient, worker: FakeWorker, redis: Redis
 ) -> None:
-    whole, cut = router.generate(HELLO), router.generate(HELLO)
-    ends = {await worker.take(): 1, await worker.take(): 2}
+    whole = router.generate(HELLO)
+    ends = {await worker.take(): 1}
+    cut = router.generate(HELLO)
+    ends[await worker.take()] = 2
     for request_id, completion_tokens in ends.items():
         worker.step(request_id, 0, [104])
         stats = RequestStats(5, completion_tokens, 0, 1, 0, "w")
