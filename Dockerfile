@@ -13,7 +13,7 @@ COPY src src
 COPY services services
 RUN pip install --no-cache-dir -c constraints.txt '.[worker]'
 
-RUN useradd --uid 10001 --create-home hekaton
+RUN useradd --uid 10001 --home-dir /app --create-home hekaton
 USER hekaton
-WORKDIR /home/hekaton
+WORKDIR /app
 CMD ["hekaton", "--help"]

@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 PIP_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint protos clean
+.PHONY: help demo test lint figures protos clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -27,7 +27,7 @@ $(VENV)/.run: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.test: $(VENV)/.run
-	$(BIN)/python -m pip install -c constraints.txt -e '.[worker,demo,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[worker,demo,dev,figures]'
 	touch $@
 
 demo: $(VENV)/.run  ## several real models taking turns on one small device, every answer verified
@@ -40,6 +40,13 @@ lint: $(VENV)/.test  ## ruff and strict mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+$(VENV)/.figures: $(VENV)/.run
+	$(BIN)/python -m pip install -c constraints.txt -e '.[figures]'
+	touch $@
+
+figures: $(VENV)/.figures  ## simulate and draw the pictures of the documentation again: docs/figures
+	$(BIN)/python -m bench.figures
 
 # Stubs come from pinned old tools, so that they load under every supported
 # runtime; they live in an environment of their own.

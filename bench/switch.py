@@ -8,7 +8,6 @@ Printed are medians.
 
 import argparse
 import json
-import platform
 import select
 import shutil
 import tempfile
@@ -27,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from bench.machine import cpu_name
 from hekaton.engine.build import build
 from hekaton.engine.transformers_engine import TransformersEngine
 from hekaton.facts import Image, ModelSpec
@@ -78,14 +78,6 @@ def write_checkpoint(directory: Path) -> Path:
     config = transformers.AutoConfig.for_model("llama", **SHAPE)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(directory)
     return directory
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _images(checkpoint: Path, dtype: str, directory: Path) -> tuple[ModelSpec, dict[str, Image]]:

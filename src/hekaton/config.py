@@ -16,6 +16,10 @@ from typing import Any, ClassVar, Literal, NoReturn, TypeVar
 from pydantic import ByteSize, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from hekaton.errors import InvalidArgument
+from hekaton.policy.live import live_policy, live_turns
+from hekaton.policy.types import Role
+
 ENV_PREFIX = "HEKATON_"
 CONFIG_FILE_VARIABLE = "HEKATON_CONFIG_FILE"
 ADDRESS_VARIABLE = "HEKATON_ADDRESS"
@@ -69,7 +73,20 @@ class RouterSettings(Settings):
     tokenizer_timeout_s: float = Field(10.0, gt=0, description="bound on one tokenisation")
 
 
-class SchedulerSettings(Settings):
+class PolicySettings(Settings):
+    """Settings of the services that carry out a policy: the same for all of a pool."""
+
+    policy: str = Field("slack", description="who runs and where: slack, aegaeon, request-level, multiplex, dedicated")
+    policy_option: dict[str, float] = Field(
+        {}, description="of the policy: NAME=NUMBER, e.g. min_turn_s=0.3; repeatable"
+    )
+
+    def model_post_init(self, context: object) -> None:
+        """Raises InvalidArgument if there is no such policy, or if it cannot run live."""
+        live_policy(self.policy, self.policy_option)
+
+
+class SchedulerSettings(PolicySettings):
     """scheduler: places requests on workers; one leads, others stand by."""
 
     service = "scheduler"
@@ -79,7 +96,7 @@ class SchedulerSettings(Settings):
     max_attempts: int = Field(3, ge=1, description="workers that a request may lose before it fails")
 
 
-class WorkerSettings(Settings):
+class WorkerSettings(PolicySettings):
     """worker: one accelerator."""
 
     service = "worker"
@@ -91,10 +108,13 @@ class WorkerSettings(Settings):
     device_memory: ByteSize = Field(description="bytes of the device for weights and KV, e.g. 700MiB")
     threads: int = Field(1, ge=1, description="torch threads; more than one only if one worker owns the machine")
     memory_address: str = Field("", description="this host's memory service; not needed by emulated devices")
-    min_turn_s: float = Field(0.4, ge=0, description="shortest turn of a model, so that switching pays")
+    role: Role = Field(Role.ANY, description="phase of requests that it serves; policy aegaeon needs prefill or decode")
     max_batch: int = Field(64, ge=1, description="most requests in one step")
     prefill_chunk_tokens: int = Field(512, ge=16, description="most prompt tokens in one step")
     time_scale: float = Field(1.0, gt=0, description="emulated devices: seconds of the clock per second of the profile")
+
+    def model_post_init(self, context: object) -> None:
+        live_turns(self.policy, self.policy_option, self.role)
 
 
 class MemorySettings(Settings):
@@ -123,7 +143,7 @@ def load(cls: type[S], argv: list[str] | None = None) -> S:
         return cls(**flags)
     except ValidationError as error:
         _fail(cls, (_explain(cls, dict(item)) for item in error.errors()))
-    except (SettingsError, ValueError, OSError) as error:
+    except (SettingsError, InvalidArgument, ValueError, OSError) as error:
         _fail(cls, (str(error),))
 
 

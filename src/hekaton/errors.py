@@ -105,6 +105,11 @@ class StaleTerm(HekatonError):
     code = grpc.StatusCode.ABORTED
     reason = "STALE_TERM"
 
+    def __init__(self, message: str, *, newest: int = 0, retry_after_s: float | None = None) -> None:
+        """`newest` is the term that holds; 0 if it is not known."""
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.newest = newest
+
 
 class Diverged(HekatonError):
     """A later attempt produced other tokens than those already delivered: ended, never spliced."""

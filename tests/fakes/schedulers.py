@@ -44,7 +44,7 @@ class RunningScheduler:
 
 @asynccontextmanager
 async def running_scheduler(
-    url: str, redis: Redis, scheduler_id: str = "s1", *, max_attempts: int = 3
+    url: str, redis: Redis, scheduler_id: str = "s1", *, max_attempts: int = 3, policy: str = "slack"
 ) -> AsyncIterator[RunningScheduler]:
     """The scheduler's whole service in this process. Stopped at the end."""
     settings = SchedulerSettings(
@@ -54,6 +54,7 @@ async def running_scheduler(
         lease_s=0.6,
         leader_lease_s=LEADER_LEASE_S,
         max_attempts=max_attempts,
+        policy=policy,
         drain_timeout_s=0.2,
     )
     stop = asyncio.Event()

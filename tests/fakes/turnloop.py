@@ -22,7 +22,7 @@ from hekaton.engine.turns import TurnLoop
 from hekaton.errors import EngineFailed
 from hekaton.facts import Image, ModelSpec, Sampling, Slo
 from hekaton.policy.slack import SlackTurns
-from hekaton.policy.types import Turn, TurnPolicy, WorkerView
+from hekaton.policy.types import Role, Turn, TurnPolicy, WorkerView
 
 GB = 10**9
 INTERACTIVE = Slo(10.0, 0.1)
@@ -136,6 +136,7 @@ class LoopDriver:
         engine: type[RecordingEngine] = RecordingEngine,
         give_images: bool = True,
         max_batch: int = 64,
+        role: Role = Role.ANY,
     ) -> None:
         self.clock = SettableClock()
         self.engine = engine("h800", device_memory_bytes, clock=self.clock, sleep=self.clock.sleep)
@@ -144,7 +145,7 @@ class LoopDriver:
         self.mapped: set[str] = set()
         self.events: list[Event] = []
         self._pending: list[Command] = []
-        self.loop = TurnLoop(self.engine, self.policy, self._emit, self.clock, "w", max_batch, 32)
+        self.loop = TurnLoop(self.engine, self.policy, self._emit, self.clock, "w", max_batch, 32, role)
 
     def add(self, *models: str, model_spec: ModelSpec | None = None) -> None:
         for model in models:

@@ -30,6 +30,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.produced: asyncio.Queue[pb.Produced] = asyncio.Queue()
         self.turns: asyncio.Queue[common_pb2.TurnRecord] = asyncio.Queue()
         self.watchers = 0
+        self.report: pb.WorkerReport | None = None
+        """What a scheduler is told; None: it is turned away."""
         self.connections: dict[str, int] = defaultdict(int)
         self._registry = Registry(redis, Kind.WORKER)
         self._store = Requests(redis)
@@ -114,8 +116,10 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     async def Control(
         self, commands: AsyncIterator[pb.ControlRequest], context: Context
     ) -> AsyncIterator[pb.ControlResponse]:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no scheduler commands this worker")
-        yield pb.ControlResponse()
+        if self.report is None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no scheduler commands this worker")
+        async for _ in commands:
+            yield pb.ControlResponse(state=self.report)
 
     async def _read(self, messages: AsyncIterator[pb.StreamTokensRequest]) -> None:
         async for message in messages:

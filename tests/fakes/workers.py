@@ -13,6 +13,7 @@ from hekaton.config import WorkerSettings
 from hekaton.engine.emulated import emulated_token
 from hekaton.engine.profiles import emulated_spec
 from hekaton.facts import CatalogEntry, ModelState, RequestRecord, Sampling, Slo
+from hekaton.policy.types import Role
 from hekaton.store.catalog import Catalog
 from hekaton.store.keys import Kind
 from hekaton.store.queue import Queue
@@ -35,7 +36,9 @@ class RunningWorker:
     stop: asyncio.Event
 
 
-def worker_settings(url: str, worker_id: str, **changes: float) -> WorkerSettings:
+def worker_settings(
+    url: str, worker_id: str, policy: str = "slack", role: Role = Role.ANY, **changes: float
+) -> WorkerSettings:
     return WorkerSettings(
         redis_url=url,
         worker_id=worker_id,
@@ -45,16 +48,20 @@ def worker_settings(url: str, worker_id: str, **changes: float) -> WorkerSetting
         lease_s=changes.get("lease_s", 0.6),
         time_scale=changes.get("time_scale", 0.1),
         drain_timeout_s=changes.get("drain_timeout_s", 0.3),
-        min_turn_s=0.05,
+        policy=policy,
+        policy_option={"min_turn_s": 0.05} if policy == "slack" else {},
+        role=role,
     )
 
 
 @asynccontextmanager
-async def running_worker(url: str, redis: Redis, worker_id: str, **changes: float) -> AsyncIterator[RunningWorker]:
+async def running_worker(
+    url: str, redis: Redis, worker_id: str, policy: str = "slack", role: Role = Role.ANY, **changes: float
+) -> AsyncIterator[RunningWorker]:
     """The worker's whole service in this process, its engine in a process of its own. Stopped at the end."""
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(main(worker_settings(url, worker_id, **changes), stop))
+        group.create_task(main(worker_settings(url, worker_id, policy, role, **changes), stop))
         try:
             yield RunningWorker(worker_id, await address_of(redis, worker_id), stop)
         finally:
@@ -64,7 +71,7 @@ async def running_worker(url: str, redis: Redis, worker_id: str, **changes: floa
 @asynccontextmanager
 async def worker_process(url: str, redis: Redis, worker_id: str, *more: str, **changes: float) -> AsyncIterator[int]:
     """`python -m hekaton_worker`; its process id. Killed at the end if it still runs."""
-    settings = worker_settings(url, worker_id, **changes)
+    settings = worker_settings(url, worker_id, "slack", Role.ANY, **changes)
     names = ("redis_url", "worker_id", "device", "heartbeat_s", "lease_s", "time_scale", "drain_timeout_s")
     flags = [f"--{name.replace('_', '-')}={getattr(settings, name)}" for name in names]
     command = [sys.executable, "-m", "hekaton_worker", *flags, *more, f"--device-memory={MEMORY_BYTES}"]

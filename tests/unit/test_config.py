@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hekaton.config import CONFIG_FILE_VARIABLE, WorkerSettings, load
+from hekaton.policy.types import Role
 
 REQUIRED = ["--redis-url", "unix:///tmp/none", "--device-memory", "700MiB"]
 
@@ -26,10 +27,37 @@ def config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_flags_beat_the_environment_which_beats_the_file(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config_file.write_text('log_level = "error"\n[worker]\nthreads = 2\nmax_batch = 3\n[router]\nrouter_id = "r"\n')
     monkeypatch.setenv("HEKATON_MAX_BATCH", "5")
-    monkeypatch.setenv("HEKATON_MIN_TURN_S", "7")
-    settings = load(WorkerSettings, [*REQUIRED, "--min-turn-s", "9"])
-    assert (settings.log_level, settings.threads, settings.max_batch, settings.min_turn_s) == ("error", 2, 5, 9.0)
+    monkeypatch.setenv("HEKATON_TIME_SCALE", "7")
+    settings = load(WorkerSettings, [*REQUIRED, "--time-scale", "9"])
+    assert (settings.log_level, settings.threads, settings.max_batch, settings.time_scale) == ("error", 2, 5, 9.0)
     assert settings.device_memory == 700 << 20
+
+
+def test_a_policy_has_options_from_flags_variable_and_file(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config_file.write_text('[worker]\npolicy = "aegaeon"\nrole = "decode"\npolicy_option = {q_max_s = 2.0}\n')
+    settings = load(WorkerSettings, REQUIRED)
+    assert (settings.policy, settings.role, settings.policy_option) == ("aegaeon", Role.DECODE, {"q_max_s": 2.0})
+    monkeypatch.setenv("HEKATON_POLICY_OPTION", '{"q_max_s": 3}')
+    assert load(WorkerSettings, REQUIRED).policy_option == {"q_max_s": 3.0}
+    flags = ["--policy=slack", "--role=any", "--policy-option", "min_turn_s=1", "--policy-option", "affinity=2"]
+    monkeypatch.delenv("HEKATON_POLICY_OPTION")
+    config_file.write_text("")
+    assert load(WorkerSettings, [*REQUIRED, *flags]).policy_option == {"min_turn_s": 1.0, "affinity": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--policy=nope"], "unknown policy 'nope'"),
+        (["--policy=request-level-sjf"], "runs in hekaton sim only"),
+        (["--policy=aegaeon"], "set role to prefill or decode"),
+        (["--policy-option", "x=1"], "has no option 'x'"),
+    ],
+)
+def test_a_policy_that_cannot_run_is_refused(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(capsys, [*REQUIRED, *flags])
 
 
 def test_a_missing_setting_is_named_with_its_flag_and_variable(capsys: pytest.CaptureFixture[str]) -> None:

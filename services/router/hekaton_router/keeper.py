@@ -22,6 +22,7 @@ from hekaton.rpc import convert
 from hekaton.rpc.errors import from_reason
 from hekaton.store.records import RequestSummary
 from hekaton.store.requests import Requests
+from hekaton.tasks import forever
 from hekaton.v1.inference_pb2 import Finished
 from hekaton_router.chores import Chores
 from hekaton_router.links import Links
@@ -78,6 +79,8 @@ class Keeper:
 
         await self._patience.run(create, budget_s)
         live.accepted = True
+        live.prompt = prompt
+        live.accepted_s = asyncio.get_running_loop().time()
         if live.end:
             self._give_up(live)
 
@@ -103,12 +106,14 @@ class Keeper:
 
     async def run(self) -> None:
         """Until cancelled: once a second stores what was produced, and asks for those that produce nothing."""
-        while True:
-            await asyncio.sleep(CHECKPOINT_S)
-            try:
-                await self._checkpoint()
-            except StoreUnavailable as error:
-                log.warning("no checkpoint", why=error.message)
+        await forever(self._turn)
+
+    async def _turn(self) -> float:
+        try:
+            await self._checkpoint()
+        except StoreUnavailable as error:
+            log.warning("no checkpoint", why=error.message)
+        return CHECKPOINT_S
 
     def abandon(self) -> None:
         """Cancels every request that is still held: the router stops."""
@@ -122,20 +127,39 @@ class Keeper:
         await self._store.checkpoint([(live.record.request_id, live.epoch, tuple(live.token_ids)) for live in grown])
         for live, stored in zip(grown, lengths, strict=True):
             live.stored_tokens = stored
-        stored_as = await self._store.peek([live.record.request_id for live in quiet])
-        for live in quiet:
-            if summary := stored_as.get(live.record.request_id):
-                self._compare(live, summary)
+        await self._ask(quiet)
 
-    def _compare(self, live: LiveRequest, summary: RequestSummary) -> None:
-        """Takes over an end that no worker told: cancelled at another router, or given up by the scheduler."""
-        if summary.state is RequestState.CANCELLED:
-            self._links.cancel(live.record.request_id, summary.worker_id)
+    async def _ask(self, quiet: list[LiveRequest]) -> None:
+        """Asks the store for requests that have produced nothing for a while."""
+        states = await self._store.states([live.record.request_id for live in quiet])
+        ended = [name for name, state in states.items() if state.terminal]
+        summaries = await self._store.peek(ended) if ended else {}
+        for live in quiet:
+            state = states.get(live.record.request_id)
+            if state is None:
+                await self._put_back(live)
+            elif state.terminal:
+                self._take_over(live, state, summaries.get(live.record.request_id))
+            else:
+                live.seen_ended = False
+
+    async def _put_back(self, live: LiveRequest) -> None:
+        """Redis has come back without this request."""
+        if live.end:
+            return
+        age_s = asyncio.get_running_loop().time() - live.accepted_s
+        log.warning("put back into an emptied store", request_id=live.record.request_id, epoch=live.epoch)
+        await self._store.put_back(live.record, live.prompt, live.token_ids, epoch=live.epoch, age_s=age_s)
+
+    def _take_over(self, live: LiveRequest, state: RequestState, summary: RequestSummary | None) -> None:
+        """An end that no worker told: cancelled at another router, or given up by the scheduler."""
+        if state is RequestState.CANCELLED:
+            self._links.cancel(live.record.request_id, summary.worker_id if summary else live.worker_id)
             live.stop(_cancelled(live.record.request_id))
-        elif summary.state.terminal and live.seen_ended:
-            live.stop(_failure(summary) if summary.state is RequestState.FAILED else _finished(live, summary))
+        elif live.seen_ended:
+            live.stop(_end_of(live, summary))
         # A worker that ended it says so soon, and says more than the store knows.
-        live.seen_ended = summary.state.terminal
+        live.seen_ended = True
 
     async def _is_stored(self, record: RequestRecord) -> bool:
         """Whether an acceptance whose reply was lost has happened."""
@@ -159,6 +183,12 @@ class Keeper:
 
 def _cancelled(request_id: str) -> Cancelled:
     return Cancelled(f"request {request_id} was cancelled")
+
+
+def _end_of(live: LiveRequest, summary: RequestSummary | None) -> Finished | HekatonError:
+    if summary is None:
+        return HekatonError(f"request {live.record.request_id} failed: its record cannot be read; send it again")
+    return _failure(summary) if summary.state is RequestState.FAILED else _finished(live, summary)
 
 
 def _finished(live: LiveRequest, summary: RequestSummary) -> Finished | HekatonError:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 
 import grpc.aio
 import structlog
@@ -9,6 +10,7 @@ import structlog
 from hekaton.errors import Diverged
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import CODES, from_status
+from hekaton.tasks import forever
 from hekaton.v1 import inference_pb2, worker_pb2, worker_pb2_grpc
 from hekaton_router.live import LiveRequests, OutOfSequence
 from hekaton_router.perworker import PerWorker
@@ -16,6 +18,8 @@ from hekaton_router.perworker import PerWorker
 log = structlog.get_logger(__name__)
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 1.0
+Outgoing = asyncio.Queue[worker_pb2.StreamTokensRequest | None]
+"""What is sent on one stream; None ends it."""
 
 
 class Link:
@@ -30,7 +34,8 @@ class Link:
         self.address = address
         self._router_id = router_id
         self._requests = requests
-        self._outgoing: asyncio.Queue[worker_pb2.StreamTokensRequest] = asyncio.Queue()
+        self._delay_s = RETRY_MIN_S
+        self._outgoing = Outgoing()
 
     def cancel(self, request_id: str) -> None:
         """Asks the worker to end a request. Lost if the link is down: the next announcement asks again."""
@@ -39,24 +44,23 @@ class Link:
 
     async def run(self) -> None:
         """Until cancelled."""
-        loop = asyncio.get_running_loop()
-        delay_s = RETRY_MIN_S
         async with open_channel(self.address) as channel:
-            stub = worker_pb2_grpc.WorkerServiceStub(channel)
-            while True:
-                opened_s = loop.time()
-                why = await self._stream(stub)
-                if (task := asyncio.current_task()) and task.cancelling():
-                    # A stream that breaks at the same moment may swallow the cancellation.
-                    raise asyncio.CancelledError
-                log.warning("link lost", worker_id=self.worker_id, address=self.address, why=why)
-                lasted = loop.time() - opened_s > RETRY_MAX_S
-                delay_s = RETRY_MIN_S if lasted else min(2 * delay_s, RETRY_MAX_S)
-                await asyncio.sleep(delay_s)
+            await forever(partial(self._turn, worker_pb2_grpc.WorkerServiceStub(channel)))
+
+    async def _turn(self, stub: worker_pb2_grpc.WorkerServiceStub) -> float:
+        """One stream; returns how long to wait for the next, in seconds."""
+        clock = asyncio.get_running_loop().time
+        opened_s = clock()
+        why = await self._stream(stub)
+        log.warning("link lost", worker_id=self.worker_id, address=self.address, why=why)
+        lasted = clock() - opened_s > RETRY_MAX_S
+        self._delay_s = RETRY_MIN_S if lasted else min(2 * self._delay_s, RETRY_MAX_S)
+        return self._delay_s
 
     async def _stream(self, stub: worker_pb2_grpc.WorkerServiceStub) -> str:
         """One stream, until it ends; says why it did."""
-        call = stub.StreamTokens(self._messages())
+        outgoing = self._outgoing = Outgoing()
+        call = stub.StreamTokens(self._messages(outgoing))
         try:
             async for message in call:
                 self._take(message)
@@ -67,12 +71,12 @@ class Link:
             return str(error)
         finally:
             call.cancel()
+            outgoing.put_nowait(None)
 
-    async def _messages(self) -> AsyncIterator[worker_pb2.StreamTokensRequest]:
-        outgoing = self._outgoing = asyncio.Queue()
+    async def _messages(self, outgoing: Outgoing) -> AsyncIterator[worker_pb2.StreamTokensRequest]:
         yield worker_pb2.StreamTokensRequest(hello=worker_pb2.StreamTokensHello(router_id=self._router_id))
-        while True:
-            yield await outgoing.get()
+        while message := await outgoing.get():
+            yield message
 
     def _take(self, message: worker_pb2.StreamTokensResponse) -> None:
         """Never waits: a slow client must not hold up the others' tokens."""

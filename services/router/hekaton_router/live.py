@@ -25,7 +25,11 @@ class LiveRequest:
         self.worker_id = ""
         self.end: inference_pb2.Finished | HekatonError | None = None
         self.accepted = False
-        """The store knows it."""
+        """The store knows it, or knew it before it was emptied."""
+        self.accepted_s = 0.0
+        """On the event loop's clock."""
+        self.prompt: Sequence[int] = ()
+        """Of an accepted request, to put it back."""
         self.stored_tokens = 0
         """As of the last checkpoint."""
         self.seen_ended = False

@@ -1,13 +1,11 @@
 """ModelService: the catalog of what the pool can serve."""
 
-import asyncio
 import re
 from dataclasses import replace
-from functools import partial
 
 from hekaton.config import RouterSettings
 from hekaton.engine.profiles import SOURCE_PREFIX, emulated_spec
-from hekaton.errors import InvalidArgument, ModelNotFound
+from hekaton.errors import AlreadyExists, InvalidArgument, ModelNotFound, Unavailable
 from hekaton.facts import CatalogEntry, ModelSpec, ModelState, Slo
 from hekaton.rpc import convert
 from hekaton.rpc.interceptors import Context
@@ -15,25 +13,22 @@ from hekaton.store.catalog import Catalog
 from hekaton.v1 import models_pb2 as pb
 from hekaton.v1 import models_pb2_grpc
 from hekaton_router.admission import decide_slo
-from hekaton_router.chores import Chores
 from hekaton_router.memories import Memories
 from hekaton_router.view import PoolView
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 MAX_SOURCE_CHARS = 4096
-CLEANUP_S = 1.0
 DTYPES = ("", "float32", "bfloat16", "float16")
 
 
 class ModelServicer(models_pb2_grpc.ModelServiceServicer):
-    def __init__(
-        self, settings: RouterSettings, catalog: Catalog, view: PoolView, memories: Memories, chores: Chores
-    ) -> None:
+    def __init__(self, settings: RouterSettings, catalog: Catalog, view: PoolView, memories: Memories) -> None:
         self._default_slo = Slo(settings.default_ttft_s, settings.default_tbt_s)
         self._catalog = catalog
         self._view = view
         self._memories = memories
-        self._chores = chores
+        self._preparing: dict[str, CatalogEntry] = {}
+        """By name: what this router registers at present."""
 
     async def RegisterModel(self, request: pb.RegisterModelRequest, context: Context) -> pb.RegisterModelResponse:
         _check(request)
@@ -47,37 +42,47 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         return pb.RegisterModelResponse(model=self._model(entry))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
-        return pb.ListModelsResponse(models=[self._model(entry) for entry in await self._catalog.list()])
+        stored = {entry.name: entry for entry in await self._catalog.list()}
+        entries = {**self._preparing, **stored}
+        return pb.ListModelsResponse(models=[self._model(entries[name]) for name in sorted(entries)])
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
-        return pb.GetModelResponse(model=self._model(await find(self._catalog, request.name)))
+        return pb.GetModelResponse(model=self._model(await self._find(request.name)))
 
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Context) -> pb.UpdateModelResponse:
         entry = await find(self._catalog, request.name)
         changed = replace(entry, slo=decide_slo(request.slo, entry.slo))
-        await self._catalog.put(changed)
+        if not await self._catalog.replace(entry, changed):
+            raise Unavailable(f"model {entry.name} has changed at the same time: try again")
         return pb.UpdateModelResponse(model=self._model(changed))
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.DeleteModelResponse:
-        if not await self._catalog.delete(request.name):
+        preparing = self._preparing.pop(request.name, None)
+        if not await self._catalog.delete(request.name) and not preparing:
             raise _unknown(request.name)
         return pb.DeleteModelResponse()
 
     async def _prepare(self, entry: CatalogEntry) -> CatalogEntry:
-        """PREPARING → READY; the entry is gone again if that fails or nobody waits for it any more."""
-        await self._catalog.create(entry)
+        """PREPARING here, stored when it is READY: whatever ends this router or the call leaves nothing behind."""
+        if entry.name in self._preparing:
+            raise _exists(entry.name)
+        self._preparing[entry.name] = entry
         try:
+            if await self._catalog.get(entry.name):
+                raise _exists(entry.name)
             spec = await self._memories.prepare(entry.source, entry.dtype)
-        except asyncio.CancelledError:
-            self._chores.add(partial(self._catalog.delete, entry.name))
-            raise
-        except Exception:
-            self._chores.add(partial(self._catalog.delete, entry.name))
-            await self._chores.flush(CLEANUP_S)
-            raise
-        ready = replace(entry, state=ModelState.READY, spec=spec)
-        await self._catalog.put(ready)
-        return ready
+            if self._preparing.get(entry.name) is not entry:
+                raise ModelNotFound(f"model {entry.name} was deleted while it was prepared")
+            del self._preparing[entry.name]  # From here on a delete finds it stored, or finds nothing.
+            ready = replace(entry, state=ModelState.READY, spec=spec)
+            await self._catalog.create(ready)
+            return ready
+        finally:
+            if self._preparing.get(entry.name) is entry:
+                del self._preparing[entry.name]
+
+    async def _find(self, name: str) -> CatalogEntry:
+        return self._preparing.get(name) or await find(self._catalog, name)
 
     def _model(self, entry: CatalogEntry) -> pb.Model:
         model = convert.model_to_pb(entry)
@@ -99,6 +104,10 @@ async def find(catalog: Catalog, name: str) -> CatalogEntry:
 
 def _unknown(name: str) -> ModelNotFound:
     return ModelNotFound(f"no model is registered as {name[:128]!r}: register it, or choose one of ListModels")
+
+
+def _exists(name: str) -> AlreadyExists:
+    return AlreadyExists(f"model {name} is registered already; delete it first or choose another name")
 
 
 def _check(request: pb.RegisterModelRequest) -> None:

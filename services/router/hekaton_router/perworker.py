@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 
+from hekaton.tasks import dismiss
+
 Run = Callable[[str, str], Coroutine[object, object, None]]
 """Gets a worker's id and address; runs until cancelled."""
 
@@ -19,6 +21,6 @@ class PerWorker:
         """Runs for exactly these workers (id → address) from now on."""
         listed = set(addresses.items())
         for gone in self._tasks.keys() - listed:
-            self._tasks.pop(gone).cancel()
+            dismiss(self._tasks.pop(gone))
         for worker in listed - self._tasks.keys():
             self._tasks[worker] = self._group.create_task(self._run(*worker), name=f"worker {worker[0]}")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import partial
 
 import grpc.aio
@@ -12,6 +13,7 @@ from hekaton.rpc.channel import open_channel
 from hekaton.rpc.interceptors import Context
 from hekaton.store.leadership import Leadership
 from hekaton.store.requests import Requests
+from hekaton.tasks import forever
 from hekaton.v1 import pool_pb2, pool_pb2_grpc, worker_pb2, worker_pb2_grpc
 from hekaton.v1.common_pb2 import TurnRecord
 from hekaton_router.perworker import PerWorker
@@ -91,12 +93,12 @@ async def _next(turns: Turns, until_s: float) -> TurnRecord | None:
 async def _follow(turns: Turns, worker_id: str, address: str) -> None:
     """Puts a worker's turns where a watcher finds them; of one who does not read, the newest are dropped."""
     async with open_channel(address) as channel:
-        stub = worker_pb2_grpc.WorkerServiceStub(channel)
-        while True:
-            try:
-                async for response in stub.WatchTurns(worker_pb2.WatchTurnsRequest()):
-                    if turns.qsize() < MAX_BUFFERED_TURNS:
-                        turns.put_nowait(response.turn)
-            except grpc.aio.AioRpcError:
-                pass
-            await asyncio.sleep(RETRY_S)
+        await forever(partial(_watch, turns, worker_pb2_grpc.WorkerServiceStub(channel)))
+
+
+async def _watch(turns: Turns, stub: worker_pb2_grpc.WorkerServiceStub) -> float:
+    with suppress(grpc.aio.AioRpcError):
+        async for response in stub.WatchTurns(worker_pb2.WatchTurnsRequest()):
+            if turns.qsize() < MAX_BUFFERED_TURNS:
+                turns.put_nowait(response.turn)
+    return RETRY_S

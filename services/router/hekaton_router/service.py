@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 import structlog
 from redis.asyncio import Redis
@@ -15,6 +16,7 @@ from hekaton.store.keys import Kind
 from hekaton.store.leadership import Leadership
 from hekaton.store.requests import Requests
 from hekaton.store.workers import Registry
+from hekaton.tasks import end, forever
 from hekaton.v1 import inference_pb2_grpc, models_pb2_grpc, pool_pb2_grpc
 from hekaton_router.chores import Chores
 from hekaton_router.inference import InferenceServicer
@@ -26,7 +28,6 @@ from hekaton_router.memories import Memories
 from hekaton_router.models import ModelServicer
 from hekaton_router.patience import Patience
 from hekaton_router.pool import PoolServicer
-from hekaton_router.tasks import end
 from hekaton_router.tokenization import TokenizerCache
 from hekaton_router.view import PoolView
 
@@ -53,7 +54,7 @@ class Router:
         self.keeper = Keeper(store, live, self.links, self.chores, patience, settings.max_queued_requests)
         intake = Intake(settings, self.router_id, catalog, self.view, tokenizers, patience)
         self._inference = InferenceServicer(settings, intake, self.keeper)
-        self._models = ModelServicer(settings, catalog, self.view, memories, self.chores)
+        self._models = ModelServicer(settings, catalog, self.view, memories)
         self.pool = PoolServicer(self.view, store, Leadership(redis), group)
 
     def servicers(self) -> list[Servicer]:
@@ -77,17 +78,7 @@ class Router:
 
         Sets `stop` if a newer process took this router's id.
         """
-        while True:
-            try:
-                await self._beat(server.address)
-            except StoreUnavailable as error:
-                log.warning("Redis is away", why=error.message, away_s=round(self.view.away_s(), 1))
-            except StaleTerm as error:
-                log.error(error.message)
-                stop.set()
-            if not stop.is_set():
-                await server.set_serving(self._ready())
-            await asyncio.sleep(self._settings.heartbeat_s)
+        await forever(partial(self._turn, server, stop))
 
     async def leave(self) -> None:
         """Cancels what its clients still wait for, and says goodbye."""
@@ -98,6 +89,18 @@ class Router:
             await self._registry.remove(self.router_id, self._incarnation)
         except StoreUnavailable:
             log.warning("could not say goodbye; the registration runs out by itself")
+
+    async def _turn(self, server: RunningServer, stop: asyncio.Event) -> float:
+        try:
+            await self._beat(server.address)
+        except StoreUnavailable as error:
+            log.warning("Redis is away", why=error.message, away_s=round(self.view.away_s(), 1))
+        except StaleTerm as error:
+            log.error(error.message)
+            stop.set()
+        if not stop.is_set():
+            await server.set_serving(self._ready())
+        return self._settings.heartbeat_s
 
     async def _beat(self, address: str) -> None:
         info, ttl_s = address.encode(), self._settings.lease_s
@@ -121,6 +124,6 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
             await stop.wait()
             router.pool.close()
             await server.drain(settings.drain_timeout_s)
-            await end([heartbeat])
+            await end(heartbeat)
             await router.leave()
-            await end(chores)
+            await end(*chores)

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from hekaton.rpc import convert
 from hekaton.store.workers import Registry
 from hekaton.v1 import pool_pb2
 from hekaton_router.admission import Device
@@ -22,8 +23,9 @@ class PoolView:
         """Reads the registry. Raises StoreUnavailable."""
         workers = await self._workers.list()
         memories = await self._memories.list()
-        self.workers = tuple(pool_pb2.WorkerStatus.FromString(workers[name]) for name in sorted(workers))
-        self.memories = tuple(memories[name].decode() for name in sorted(memories))
+        statuses = convert.statuses_from_registry(workers)
+        self.workers = tuple(statuses[name] for name in sorted(statuses))
+        self.memories = tuple(memories[name].decode(errors="replace") for name in sorted(memories))
         self._answered_s = asyncio.get_running_loop().time()
 
     def away_s(self) -> float:

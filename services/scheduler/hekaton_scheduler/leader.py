@@ -7,10 +7,11 @@ import structlog
 
 from hekaton.errors import StoreUnavailable
 from hekaton.store.leadership import Leadership
+from hekaton.tasks import end
 
 log = structlog.get_logger(__name__)
-Lead = Callable[[int], Coroutine[object, object, None]]
-"""What a leader does under its term, until cancelled; it returns when a newer term is known."""
+Lead = Callable[[int], Coroutine[object, object, int]]
+"""What a leader does under its term, until cancelled; it returns a newer term when one is known."""
 
 
 class Election:
@@ -30,8 +31,7 @@ class Election:
         least = 0
         while True:
             term = await self._win(least)
-            await self._hold(term, lead)
-            least = term + 1
+            least = await self._hold(term, lead) + 1
 
     async def _win(self, least: int) -> int:
         while True:
@@ -46,7 +46,8 @@ class Election:
                 return term
             await asyncio.sleep(self._ttl_s / 3)
 
-    async def _hold(self, term: int, lead: Lead) -> None:
+    async def _hold(self, term: int, lead: Lead) -> int:
+        """Leads; returns the newest term that is known then."""
         log.info("leading", term=term)
         self.term = term
         tasks = [asyncio.create_task(lead(term), name="lead"), asyncio.create_task(self._renew(term), name="renew")]
@@ -54,17 +55,14 @@ class Election:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.term = 0
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await end(*tasks)
             await self._give_back(term)
-        for task in tasks:
-            if not task.cancelled():
-                task.result()
-        log.warning("standing by", last_term=term)
+        newest = max(task.result() for task in tasks if not task.cancelled())
+        log.warning("standing by", last_term=term, newest_term=newest)
+        return newest
 
-    async def _renew(self, term: int) -> None:
-        """Returns when the lease is lost."""
+    async def _renew(self, term: int) -> int:
+        """Returns its term when the lease is lost."""
         loop = asyncio.get_running_loop()
         while loop.time() < self._valid_until_s:
             await asyncio.sleep(min(self._ttl_s / 3, self._valid_until_s - loop.time()))
@@ -72,10 +70,11 @@ class Election:
             try:
                 async with asyncio.timeout_at(self._valid_until_s):
                     if not await self._leadership.renew(self._holder, term, self._ttl_s):
-                        return
+                        return term
                 self._valid_until_s = asked_s + self._ttl_s
             except (StoreUnavailable, TimeoutError):
                 log.warning("lease not renewed", left_s=round(self._valid_until_s - loop.time(), 2))
+        return term
 
     async def _give_back(self, term: int) -> None:
         try:

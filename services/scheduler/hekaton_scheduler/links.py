@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Protocol
 
 import grpc
@@ -11,6 +12,7 @@ import structlog
 from hekaton.errors import StaleTerm
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import from_rpc_error
+from hekaton.tasks import forever, heed_cancellation
 from hekaton.v1 import pool_pb2, worker_pb2_grpc
 from hekaton.v1 import worker_pb2 as pb
 
@@ -19,6 +21,12 @@ RETRY_MIN_S = 0.05
 RETRY_MAX_S = 1.0
 REFUSED = ("onnection refused", "No such file")
 """What a channel says when nobody listens at the address any more."""
+Outgoing = asyncio.Queue[pb.ControlRequest | None]
+"""What is sent on one stream; None ends it."""
+
+
+class Malformed(Exception):
+    """A worker sent what makes no sense: its link must start anew."""
 
 
 class Owner(Protocol):
@@ -42,7 +50,8 @@ class Link:
         self.connected = False
         self._hello = hello
         self._owner = owner
-        self._outgoing: asyncio.Queue[pb.ControlRequest] = asyncio.Queue()
+        self._delay_s = RETRY_MIN_S
+        self._outgoing = Outgoing()
 
     def assign(self, request_id: str, epoch: int, model: str) -> None:
         assign = pb.Assign(request_id=request_id, epoch=epoch, model=model)
@@ -53,26 +62,28 @@ class Link:
 
     async def run(self) -> None:
         """Until cancelled. Raises StaleTerm if the worker obeys a newer leader."""
-        delay_s = RETRY_MIN_S
         async with open_channel(self.address) as channel:
-            stub = worker_pb2_grpc.WorkerServiceStub(channel)
-            while True:
-                gone = await self._stream(stub)
-                if (task := asyncio.current_task()) and task.cancelling():
-                    # A stream that breaks at the same moment may swallow the cancellation.
-                    raise asyncio.CancelledError
-                delay_s = RETRY_MIN_S if self.connected else min(2 * delay_s, RETRY_MAX_S)
-                self.connected = False
-                self._owner.disconnected(self, gone=gone)
-                await asyncio.sleep(delay_s)
+            await forever(partial(self._turn, worker_pb2_grpc.WorkerServiceStub(channel)))
+
+    async def _turn(self, stub: worker_pb2_grpc.WorkerServiceStub) -> float:
+        """One stream; returns how long to wait for the next, in seconds."""
+        gone = await self._stream(stub)
+        self._delay_s = RETRY_MIN_S if self.connected else min(2 * self._delay_s, RETRY_MAX_S)
+        self.connected = False
+        self._owner.disconnected(self, gone=gone)
+        return self._delay_s
 
     async def _stream(self, stub: worker_pb2_grpc.WorkerServiceStub) -> bool:
         """One stream, until it ends. True if nobody listens at the address."""
-        call = stub.Control(self._commands())
+        outgoing = self._outgoing = Outgoing()
+        call = stub.Control(self._commands(outgoing))
         try:
             async for message in call:
                 await self._take(message)
+        except Malformed as error:
+            log.error(str(error), worker_id=self.worker_id)
         except grpc.aio.AioRpcError as error:
+            heed_cancellation()
             known = from_rpc_error(error)
             if isinstance(known, StaleTerm):
                 raise known from error
@@ -80,19 +91,25 @@ class Link:
             return any(text in known.message for text in REFUSED)
         finally:
             call.cancel()
+            outgoing.put_nowait(None)
         return False
 
-    async def _commands(self) -> AsyncIterator[pb.ControlRequest]:
-        outgoing = self._outgoing = asyncio.Queue()
+    async def _commands(self, outgoing: Outgoing) -> AsyncIterator[pb.ControlRequest]:
         yield pb.ControlRequest(hello=self._hello)
-        while True:
-            yield await outgoing.get()
+        while command := await outgoing.get():
+            yield command
 
     async def _take(self, message: pb.ControlResponse) -> None:
         if message.HasField("released"):
             self._owner.released(self, message.released)
-        elif self.connected:
-            self._owner.reported(message.state.status)
+            return
+        status = message.state.status
+        if status.worker_id != self.worker_id or not status.device_memory_bytes:
+            raise Malformed(
+                f"the report is not this worker's: {status.worker_id!r}, {status.device_memory_bytes} bytes"
+            )
+        if self.connected:
+            self._owner.reported(status)
         else:
             await self._owner.connected(self, message.state)
             self.connected = True

@@ -24,6 +24,10 @@ class Models:
             known = self._specs[name] = entry.spec
         return known
 
+    def known(self, name: str) -> ModelSpec | None:
+        """As of the last time that it was read."""
+        return self._specs.get(name)
+
     def clear(self) -> None:
         """A worker says that one is gone."""
         self._specs.clear()

@@ -10,20 +10,16 @@ from opentelemetry.trace import Span
 
 from hekaton import telemetry
 from hekaton.errors import DeadlineExceeded, HekatonError, ModelNotFound, RequestNotFound, StoreUnavailable
-from hekaton.facts import ModelSpec, RequestState
-from hekaton.policy.types import Placement, PlacementRequest
+from hekaton.facts import RequestState
 from hekaton.store.queue import Entry
 from hekaton.store.records import RequestSummary
 from hekaton.store.requests import Requests
+from hekaton_scheduler.chooser import Chooser
 from hekaton_scheduler.models import Models
 from hekaton_scheduler.patience import patiently
 from hekaton_scheduler.pool import Placed, Pool
 
 log = structlog.get_logger(__name__)
-AVOID_S = 1.0
-"""How long a request stays away from a worker that refused it."""
-
-
 Assign = Callable[[str, Placed], None]
 """Gets a worker's id and what it now holds."""
 GiveBack = Callable[[str, int], Awaitable[object]]
@@ -49,26 +45,19 @@ class Waiting:
         return self.read_s + self.summary.record.deadline_s - self.summary.age_s
 
 
-@dataclass(frozen=True, slots=True)
-class Avoided:
-    worker_id: str
-    until_s: float
-
-
 class Placer:
     """Places what can be placed whenever something has changed."""
 
     def __init__(
-        self, store: Requests, models: Models, pool: Pool, policy: Placement, *, term: int, give_back: GiveBack
+        self, store: Requests, models: Models, pool: Pool, chooser: Chooser, *, term: int, give_back: GiveBack
     ) -> None:
         self._term = term
         self._store = store
         self._give_back = give_back
         self._models = models
         self._pool = pool
-        self._policy = policy
+        self._chooser = chooser
         self._waiting: dict[str, Waiting] = {}
-        self._avoided: dict[str, Avoided] = {}
         self._changed = asyncio.Event()
         self.placements = 0
 
@@ -79,18 +68,17 @@ class Placer:
     def pool_changed(self) -> None:
         self._changed.set()
 
-    def avoid(self, request_id: str, worker_id: str) -> None:
-        """A worker has refused a request: another one is better, for a while."""
-        until_s = asyncio.get_running_loop().time() + AVOID_S
-        self._avoided[request_id] = Avoided(worker_id, until_s)
-
     async def take(self, entries: Sequence[Entry]) -> None:
         """Queue entries to place. Those whose requests do not wait any more leave the queue here."""
         summaries = await self._store.peek([entry.request_id for entry in entries])
         now_s = asyncio.get_running_loop().time()
         for entry in entries:
             summary = summaries.get(entry.request_id)
-            if summary and summary.state is RequestState.QUEUED:
+            if summary is None or summary.state is not RequestState.QUEUED:
+                self._chooser.forget(entry.request_id)
+            if summary is None:
+                await self._store.discard(entry.request_id, entry.entry_id, self._term)
+            elif summary.state is RequestState.QUEUED:
                 self._waiting[entry.request_id] = Waiting(entry.entry_id, summary, now_s)
             else:
                 await self._store.place(entry.request_id, entry.entry_id, "", self._term)
@@ -106,10 +94,8 @@ class Placer:
 
     async def _something(self) -> None:
         """Waits for a change, a deadline, or the end of an avoidance."""
-        now_s = asyncio.get_running_loop().time()
-        self._avoided = {name: avoided for name, avoided in self._avoided.items() if avoided.until_s > now_s}
         times = [waiting.expires_s for waiting in self._waiting.values()]
-        times += [avoided.until_s for name, avoided in self._avoided.items() if name in self._waiting]
+        times += [end_s for name, end_s in self._chooser.ends_s().items() if name in self._waiting]
         try:
             async with asyncio.timeout_at(min(times, default=None)):
                 await self._changed.wait()
@@ -126,24 +112,8 @@ class Placer:
             await self._fail(waiting, DeadlineExceeded("no worker was free before the deadline"))
         elif spec is None:
             await self._fail(waiting, ModelNotFound(f"model {record.model} is not registered any more"))
-        elif worker_id := self._choose(waiting, spec):
+        elif worker_id := self._chooser.choose(waiting.summary, spec):
             await self._place(waiting, worker_id, assign)
-
-    def _choose(self, waiting: Waiting, spec: ModelSpec) -> str | None:
-        record = waiting.summary.record
-        request = PlacementRequest(
-            request_id=record.request_id,
-            model=record.model,
-            prompt_tokens=record.prompt_tokens,
-            max_tokens=record.sampling.max_tokens,
-            weight_bytes=spec.weight_bytes,
-            kv_bytes_per_token=spec.kv_bytes_per_token,
-            ttft_s=record.slo.ttft_s,
-            tbt_s=record.slo.tbt_s,
-        )
-        avoided = self._avoided.get(record.request_id)
-        avoids = avoided is not None and avoided.until_s > asyncio.get_running_loop().time()
-        return self._policy.place(request, self._pool.views(but=avoided.worker_id if avoided and avoids else ""))
 
     async def _place(self, waiting: Waiting, worker_id: str, assign: Assign) -> None:
         record = waiting.summary.record
@@ -157,7 +127,7 @@ class Placer:
         self.placements += 1
         if holder in self._pool:
             taken = Placed(record.request_id, epoch, record.model)
-            self._pool.add(holder, taken)
+            self._pool.add(holder, taken, record.prompt_tokens)
             assign(holder, taken)
         else:
             # The worker left while the store was asked.
@@ -192,6 +162,7 @@ class Placer:
     def _forget(self, waiting: Waiting) -> None:
         if self._waiting.get(waiting.request_id) is waiting:
             del self._waiting[waiting.request_id]
+            self._chooser.forget(waiting.request_id)
 
 
 def _span(waiting: Waiting, worker_id: str) -> AbstractContextManager[Span]:

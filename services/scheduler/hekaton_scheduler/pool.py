@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from hekaton.policy.types import PoolWorker
+from hekaton.policy.types import PoolWorker, Role
+from hekaton.rpc.convert import ROLE_FROM_PB
 from hekaton.v1 import pool_pb2
 
 
@@ -20,6 +21,8 @@ class _Worker:
     status: pool_pb2.WorkerStatus
     requests: dict[str, Placed] = field(default_factory=dict)
     models: Counter[str] = field(default_factory=Counter)
+    prefill_tokens: Counter[str] = field(default_factory=Counter)
+    """As the worker said last, and what it was given since."""
     view: PoolWorker | None = None
     """As policies see it; None if something has changed since."""
 
@@ -34,22 +37,25 @@ class Pool:
         return worker_id in self._workers
 
     def connect(self, status: pool_pb2.WorkerStatus, held: Iterable[Placed]) -> None:
-        self._workers[status.worker_id] = _Worker(status)
+        self._workers[status.worker_id] = _Worker(status, prefill_tokens=Counter(status.prefill_tokens))
         for placed in held:
             self.add(status.worker_id, placed)
 
     def update(self, status: pool_pb2.WorkerStatus) -> None:
         if worker := self._workers.get(status.worker_id):
             worker.status, worker.view = status, None
+            worker.prefill_tokens = Counter(status.prefill_tokens)
 
     def disconnect(self, worker_id: str) -> None:
         self._workers.pop(worker_id, None)
 
-    def add(self, worker_id: str, placed: Placed) -> None:
+    def add(self, worker_id: str, placed: Placed, prefill_tokens: int = 0) -> None:
+        """`prefill_tokens`: of its prompt, if that is still to be computed."""
         worker = self._workers[worker_id]
         self.remove(worker_id, placed.request_id)
         worker.requests[placed.request_id] = placed
         worker.models[placed.model] += 1
+        worker.prefill_tokens[placed.model] += prefill_tokens
         worker.view = None
 
     def remove(self, worker_id: str, request_id: str) -> None:
@@ -63,6 +69,11 @@ class Pool:
         worker = self._workers.get(worker_id)
         placed = worker.requests.get(request_id) if worker else None
         return placed.epoch if placed else None
+
+    def held(self, worker_id: str, model: str) -> list[Placed]:
+        """What a worker holds of a model."""
+        worker = self._workers.get(worker_id)
+        return [placed for placed in worker.requests.values() if placed.model == model] if worker else []
 
     def views(self, but: str = "") -> tuple[PoolWorker, ...]:
         """All workers, or all `but` one."""
@@ -85,5 +96,7 @@ def _view(worker: _Worker) -> PoolWorker:
             loading=frozenset(status.loading_models),
             requests=+worker.models,
             draining=status.draining,
+            role=ROLE_FROM_PB.get(status.role, Role.ANY),
+            prefill_tokens=+worker.prefill_tokens,
         )
     return worker.view

@@ -1,7 +1,7 @@
 """What a scheduler does while it leads, under one term."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import structlog
 from redis.asyncio import Redis
@@ -9,19 +9,26 @@ from redis.asyncio import Redis
 from hekaton.config import SchedulerSettings
 from hekaton.errors import ModelNotFound, StaleTerm, StoreUnavailable
 from hekaton.facts import RequestState
-from hekaton.policy.affinity import AffinityPlacement
+from hekaton.policy.live import has_roles, live_policy
+from hekaton.rpc import convert
 from hekaton.store.catalog import Catalog
 from hekaton.store.keys import Kind
 from hekaton.store.queue import Queue
+from hekaton.store.records import RequestSummary
 from hekaton.store.requests import Requests
 from hekaton.store.workers import Registry
+from hekaton.tasks import dismiss, forever
 from hekaton.v1 import pool_pb2
 from hekaton.v1 import worker_pb2 as pb
+from hekaton_scheduler.chooser import Chooser
+from hekaton_scheduler.costs import PoolCosts
 from hekaton_scheduler.links import Link
 from hekaton_scheduler.models import Models
+from hekaton_scheduler.moves import Mover
 from hekaton_scheduler.patience import patiently
 from hekaton_scheduler.placer import Placer
 from hekaton_scheduler.pool import Placed, Pool
+from hekaton_scheduler.recovery import Recovery
 
 log = structlog.get_logger(__name__)
 READ_COUNT = 128
@@ -42,24 +49,38 @@ class Reign:
         self._links: dict[str, Link] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._absent_since_s: dict[str, float] = {}
+        self._costs = PoolCosts(self._models.known)
+        policy = live_policy(settings.policy, settings.policy_option)
+        placement = policy.placement(self._costs)
         self.pool = Pool()
+        self._chooser = Chooser(self.pool, placement, has_roles=has_roles(policy))
+        self._recovery = Recovery(settings, self._store, term)
+        self._mover = Mover(placement, self._chooser, self.pool, self._recovery, self._revoke)
         self.placer = Placer(
-            self._store, self._models, self.pool, AffinityPlacement(), term=term, give_back=self._give_back
+            self._store, self._models, self.pool, self._chooser, term=term, give_back=self._recovery.requeue
         )
 
-    async def run(self) -> None:
-        """Until cancelled, or until a newer term is known."""
+    async def run(self) -> int:
+        """Until cancelled, or until a newer term is known: returns it."""
+        newest = self._term
         try:
             async with asyncio.TaskGroup() as self._group:
-                self._group.create_task(self._follow(), name="registry")
+                self._group.create_task(forever(self._follow), name="registry")
                 self._group.create_task(self._intake(), name="queue")
                 self._group.create_task(self.placer.run(self._assign), name="placer")
-                self._group.create_task(self._sweep(), name="sweep")
+                self._group.create_task(self._recovery.sweep(self._links), name="sweep")
+                self._group.create_task(forever(self._mover.turn), name="rebalance")
         except* StaleTerm as stale:
-            log.warning("a newer leader is known", why=str(stale.exceptions[0]))
+            newest = max(newest, *(error.newest for error in _flat(stale)))
+            log.warning("a newer leader is known", own_term=self._term, newest_term=newest)
+        return newest
 
     def _assign(self, worker_id: str, placed: Placed) -> None:
         self._links[worker_id].assign(*placed)
+
+    def _revoke(self, worker_id: str, placed: Placed) -> None:
+        if link := self._links.get(worker_id):
+            link.revoke(placed.request_id, placed.epoch)
 
     async def _intake(self) -> None:
         """Everything that is pending with anyone, then what is new."""
@@ -71,18 +92,17 @@ class Reign:
 
     # ---- who lives
 
-    async def _follow(self) -> None:
-        while True:
-            try:
-                listed = await self._registry.list()
-                if await self._models.refresh():
-                    self.placer.pool_changed()
-            except StoreUnavailable as error:
-                log.warning("cannot see who lives", why=error.message)
-                self._absent_since_s.clear()
-            else:
-                self._update({name: pool_pb2.WorkerStatus.FromString(info) for name, info in listed.items()})
-            await asyncio.sleep(self._settings.heartbeat_s)
+    async def _follow(self) -> float:
+        try:
+            listed = await self._registry.list()
+            if await self._models.refresh():
+                self.placer.pool_changed()
+        except StoreUnavailable as error:
+            log.warning("cannot see who lives", why=error.message)
+            self._absent_since_s.clear()
+        else:
+            self._update(convert.statuses_from_registry(listed))
+        return self._settings.heartbeat_s
 
     def _update(self, listed: Mapping[str, pool_pb2.WorkerStatus]) -> None:
         """Links who is listed. One that is not, and whose stream is broken or has been for a while, is lost."""
@@ -105,42 +125,16 @@ class Reign:
 
     def _unlink(self, worker_id: str) -> None:
         self.pool.disconnect(worker_id)
+        self._costs.forget(worker_id)
         self._links.pop(worker_id, None)
         if task := self._tasks.pop(worker_id, None):
-            task.cancel()
+            dismiss(task)
 
     def _lose(self, worker_id: str) -> None:
         log.warning("worker lost", worker_id=worker_id)
         self._unlink(worker_id)
         self._absent_since_s.pop(worker_id, None)
-        self._group.create_task(self._recover(worker_id), name=f"recover {worker_id}")
-
-    async def _sweep(self) -> None:
-        """Recovers what workers held that died while nobody led. Those that live have said so by then."""
-        await asyncio.sleep(self._settings.lease_s)
-        for worker_id in await patiently(self._store.holders):
-            if worker_id not in self._links:
-                await self._recover(worker_id)
-
-    # ---- what a lost worker held
-
-    async def _recover(self, worker_id: str) -> None:
-        for request_id, epoch in await patiently(self._store.held_by, worker_id):
-            await self._requeue(request_id, epoch, lost=True)
-
-    async def _requeue(self, request_id: str, epoch: int, *, lost: bool) -> None:
-        holds = await patiently(
-            self._store.requeue,
-            request_id,
-            epoch,
-            term=self._term,
-            lost=lost,
-            max_attempts=self._settings.max_attempts,
-        )
-        log.info("request taken back", request_id=request_id, epoch=epoch, lost=lost, state=holds)
-
-    async def _give_back(self, request_id: str, epoch: int) -> None:
-        await self._requeue(request_id, epoch, lost=False)
+        self._group.create_task(self._recovery.recover(worker_id), name=f"recover {worker_id}")
 
     # ---- what a link says
 
@@ -153,14 +147,22 @@ class Reign:
         strays = {(name, epoch) for name, epoch in reported - stored if name in known}
         for name, epoch in strays:
             link.revoke(name, epoch)
+        self._costs.measured(link.worker_id, report.status.costs)
         self.pool.connect(report.status, [one for one in held if (one.request_id, one.epoch) not in strays])
         self.placer.pool_changed()
         for name, epoch in stored - reported:
-            # A request that had begun was lost with an earlier process of this worker; another never arrived.
-            lost = name in known and known[name].state is RequestState.RUNNING
-            await self._requeue(name, epoch, lost=lost)
+            await self._missing(name, epoch, known.get(name), report)
+
+    async def _missing(self, name: str, epoch: int, known: RequestSummary | None, report: pb.WorkerReport) -> None:
+        """A worker does not hold what the store says: it gave it back, lost it with its process, or never got it."""
+        back = next((one for one in report.given_back if (one.request_id, one.epoch) == (name, epoch)), None)
+        if back and back.handed_over:
+            self._chooser.handed_over(name)
+        begun = known is not None and known.state is RequestState.RUNNING
+        await self._recovery.requeue(name, epoch, lost=begun and back is None)
 
     def reported(self, status: pool_pb2.WorkerStatus) -> None:
+        self._costs.measured(status.worker_id, status.costs)
         self.pool.update(status)
         self.placer.pool_changed()
 
@@ -171,15 +173,26 @@ class Reign:
         self.placer.pool_changed()
         if released.refused:
             self._refused(link.worker_id, released)
+        elif released.handed_over:
+            self._chooser.handed_over(released.request_id)
+            self._group.create_task(self._recovery.requeue(released.request_id, released.epoch), name="hand over")
 
     def disconnected(self, link: Link, *, gone: bool) -> None:
         self.pool.disconnect(link.worker_id)
         if gone:
-            self._group.create_task(self._recover(link.worker_id), name=f"recover {link.worker_id}")
+            self._group.create_task(self._recovery.recover(link.worker_id), name=f"recover {link.worker_id}")
 
     def _refused(self, worker_id: str, released: pb.Released) -> None:
         log.warning("request refused", worker_id=worker_id, request_id=released.request_id, why=released.reason)
-        self.placer.avoid(released.request_id, worker_id)
+        self._chooser.avoid(released.request_id, worker_id)
         if released.reason == ModelNotFound.reason:
             self._models.clear()
-        self._group.create_task(self._give_back(released.request_id, released.epoch), name="give back")
+        self._group.create_task(self._recovery.requeue(released.request_id, released.epoch), name="give back")
+
+
+def _flat(group: BaseExceptionGroup[StaleTerm]) -> Iterator[StaleTerm]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _flat(error)
+        else:
+            yield error

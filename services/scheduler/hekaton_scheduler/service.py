@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 import structlog
 from redis.asyncio import Redis
@@ -14,6 +15,7 @@ from hekaton.store.connect import connect
 from hekaton.store.keys import Kind
 from hekaton.store.leadership import Leadership
 from hekaton.store.workers import Registry
+from hekaton.tasks import end, forever
 from hekaton.v1 import scheduler_pb2 as pb
 from hekaton.v1 import scheduler_pb2_grpc
 from hekaton_scheduler.leader import Election
@@ -53,15 +55,7 @@ class Scheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
 
     async def stay_registered(self, address: str, stop: asyncio.Event) -> None:
         """Heartbeats until cancelled. Sets `stop` if a newer process took the id."""
-        while True:
-            try:
-                await self._registry.heartbeat(self._id, address.encode(), self._settings.lease_s, self._incarnation)
-            except StoreUnavailable as error:
-                log.warning("not registered; trying again", why=error.message)
-            except StaleTerm as error:
-                log.error(error.message)
-                stop.set()
-            await asyncio.sleep(self._settings.heartbeat_s)
+        await forever(partial(self._beat, address, stop))
 
     async def leave(self) -> None:
         try:
@@ -69,10 +63,20 @@ class Scheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         except StoreUnavailable:
             log.warning("could not say goodbye; the registration runs out by itself")
 
-    async def _lead(self, term: int) -> None:
+    async def _beat(self, address: str, stop: asyncio.Event) -> float:
+        try:
+            await self._registry.heartbeat(self._id, address.encode(), self._settings.lease_s, self._incarnation)
+        except StoreUnavailable as error:
+            log.warning("not registered; trying again", why=error.message)
+        except StaleTerm as error:
+            log.error(error.message)
+            stop.set()
+        return self._settings.heartbeat_s
+
+    async def _lead(self, term: int) -> int:
         self._reign = Reign(self._settings, self._id, self._redis, term)
         try:
-            await self._reign.run()
+            return await self._reign.run()
         finally:
             self._reign = None
 
@@ -89,9 +93,7 @@ async def main(settings: SchedulerSettings, stop: asyncio.Event) -> None:
             await server.set_serving(True)
             await stop.wait()
             await server.set_serving(False)
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await end(*tasks)
         await scheduler.leave()
 
 

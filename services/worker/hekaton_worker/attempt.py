@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from grpc import StatusCode
 from opentelemetry import trace
 
 from hekaton import facts
@@ -22,6 +23,8 @@ class Left(StrEnum):
     """The scheduler took it away, or a newer attempt has come."""
     DRAINED = "drained"
     """This worker stops: the request goes elsewhere."""
+    HANDED_OVER = "handed over"
+    """This worker has computed the prompt: another one decodes."""
 
 
 Result = FinishReason | HekatonError | Left
@@ -119,8 +122,10 @@ class Attempt:
             result: Result = self.leaving or Cancelled(f"request {self.request_id} was cancelled")
         elif event.finish is not None:
             result = event.finish
+        elif event.handed_over:
+            result = Left.HANDED_OVER
         else:
-            result = from_status(CODES[event.error_code], event.error_reason, event.error)
+            result = from_status(CODES.get(event.error_code, StatusCode.INTERNAL), event.error_reason, event.error)
         self.settle(result, event.preemptions)
 
     def stats(self, outcome: Outcome, worker_id: str) -> facts.RequestStats:

@@ -10,25 +10,30 @@ Reports = Outbox[pb.ControlResponse]
 
 
 class Control:
-    """The newest leader's stream. `report` makes a full WorkerReport."""
+    """The newest leader's stream. `report` makes a WorkerReport; it is told if that is the first on a stream."""
 
-    def __init__(self, report: Callable[[], pb.WorkerReport]) -> None:
+    def __init__(self, report: Callable[[bool], pb.WorkerReport]) -> None:
         self._report = report
         self._stream: Reports = Outbox()
         self._closed = False
+        self._given_back: list[pb.Released] = []
+        """What nobody has been told yet."""
         self.term = 0
         """The newest seen."""
 
     def open(self, term: int) -> Reports:
         """Ends the older stream; the first message of the new one is a report. Raises StaleTerm, Unavailable."""
         if term < self.term:
-            raise StaleTerm(f"term {term} is over, {self.term} commands this worker; stand by and acquire")
+            raise StaleTerm(f"term {term} is over; stand by and acquire", newest=self.term)
         if self._closed:
             raise Unavailable("this worker stops")
         self.term = term
         self._stream.close()
         self._stream = Outbox()
-        self.report()
+        first = self._report(True)
+        first.given_back.extend(self._given_back)
+        self._given_back.clear()
+        self._stream.put(pb.ControlResponse(state=first))
         return self._stream
 
     def commands(self, stream: Reports) -> bool:
@@ -37,11 +42,17 @@ class Control:
 
     def report(self) -> None:
         """Tells the leader what is held and resident."""
-        self._stream.put(pb.ControlResponse(state=self._report()))
+        self._stream.put(pb.ControlResponse(state=self._report(False)))
 
-    def released(self, request_id: str, epoch: int, *, refused: bool = False, reason: str = "") -> None:
+    def released(
+        self, request_id: str, epoch: int, *, refused: bool = False, handed_over: bool = False, reason: str = ""
+    ) -> None:
         """Tells the leader that the worker is done with a request. If nobody leads, the next report says it."""
-        released = pb.Released(request_id=request_id, epoch=epoch, refused=refused, reason=reason)
+        released = pb.Released(
+            request_id=request_id, epoch=epoch, refused=refused, handed_over=handed_over, reason=reason
+        )
+        if self._stream.closed and (refused or handed_over):
+            self._given_back.append(released)
         self._stream.put(pb.ControlResponse(released=released))
 
     def close(self) -> None:

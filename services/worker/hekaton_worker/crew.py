@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TypeVar
 
+from hekaton.tasks import dismiss
+
 T = TypeVar("T")
 
 
@@ -21,5 +23,4 @@ class Crew:
         return task
 
     def dismiss(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
+        dismiss(*self._tasks)

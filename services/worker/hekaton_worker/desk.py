@@ -22,9 +22,10 @@ RETENTION_S = 60.0
 class Desk:
     """At most one attempt of each request: the newest. Ended ones are kept a while for routers that ask again."""
 
-    def __init__(self, streams: TokenStreams, post: Callable[[Command], None]) -> None:
+    def __init__(self, streams: TokenStreams, post: Callable[[Command], None], router_lease_s: float) -> None:
         self._streams = streams
         self._post = post
+        self._router_lease_s = router_lease_s
         self._attempts: dict[str, Attempt] = {}
         self._retained: deque[tuple[float, Attempt]] = deque()
         self._busy: set[Attempt] = set()
@@ -63,6 +64,7 @@ class Desk:
             older.settle(Left.REVOKED)
         self._attempts[attempt.request_id] = attempt
         self._busy.add(attempt)
+        self.await_router(attempt.record.router_id)
 
     def submit(self, attempt: Attempt) -> None:
         """Gives a live request to the engine."""
@@ -102,12 +104,30 @@ class Desk:
 
     # ---- what routers say
 
+    def await_router(self, router_id: str) -> None:
+        """A router that has no stream gets the time of a lease for a new one; then nobody waits for its requests."""
+        if router_id not in self._streams:
+            self._streams.absent_s(router_id)
+            asyncio.get_running_loop().call_later(self._router_lease_s, self._abandon, router_id)
+
+    def _abandon(self, router_id: str) -> None:
+        if self._streams.absent_s(router_id) < self._router_lease_s:
+            return
+        for attempt in self.live():
+            if attempt.record.router_id == router_id:
+                log.warning("its router is gone", request_id=attempt.request_id, router_id=router_id)
+                self.leave(attempt, Cancelled(f"the router of request {attempt.request_id} is gone"))
+
     def produced(self, message: pb.Produced) -> None:
         """A router says what it has of a request, in answer to Assigned."""
         attempt = self._attempts.get(message.request_id)
         if attempt is None or attempt.epoch != message.epoch:
             return
         known = list(message.token_ids)
+        attempt.following = True
+        if len(known) > attempt.record.sampling.max_tokens:
+            self.leave(attempt, HekatonError(f"its router has {len(known)} tokens of request {attempt.request_id}"))
+            return
         if not attempt.submitted and attempt.live:
             attempt.ids = known
         elif attempt.ids[: len(known)] != known[: len(attempt.ids)]:

@@ -13,6 +13,7 @@ from hekaton import telemetry
 from hekaton.errors import Cancelled, DeadlineExceeded, HekatonError, RequestNotFound, StoreUnavailable, Unavailable
 from hekaton.facts import FinishReason, RequestState
 from hekaton.rpc import convert
+from hekaton.store.records import Unreadable
 from hekaton.store.requests import Requests
 from hekaton.v1 import worker_pb2 as pb
 from hekaton_worker.attempt import Attempt, Left, Outcome
@@ -84,7 +85,12 @@ class Flow:
 
     async def _fetch(self, message: pb.Assign) -> Attempt | None:
         """The request as the store has it; None if it is not this worker's any more."""
-        stored = await self.store.load(message.request_id)
+        try:
+            stored = await self.store.load(message.request_id)
+        except Unreadable as error:
+            log.error(error.message, request_id=message.request_id)
+            await self.store.finish(message.request_id, message.epoch, RequestState.FAILED, reason=error.reason)
+            return None
         if stored is None or stored.summary.state not in (RequestState.PLACED, RequestState.RUNNING):
             return None
         if (stored.summary.epoch, stored.summary.worker_id) != (message.epoch, self.worker_id):
@@ -139,8 +145,13 @@ class Flow:
         if isinstance(outcome.result, Left):
             attempt.written = True
             self.desk.forget(attempt)
-            refused = outcome.result is Left.DRAINED
-            self.control.released(attempt.request_id, attempt.epoch, refused=refused, reason=outcome.reason)
+            self.control.released(
+                attempt.request_id,
+                attempt.epoch,
+                refused=outcome.result is Left.DRAINED,
+                handed_over=outcome.result is Left.HANDED_OVER,
+                reason=outcome.reason,
+            )
             return
         write = self.crew.start(self._write(attempt, outcome), f"end {attempt.request_id}")
         done, _ = await asyncio.wait([write], timeout=WRITE_TIMEOUT_S)

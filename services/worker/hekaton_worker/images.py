@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 import grpc.aio
@@ -17,6 +18,7 @@ from hekaton.errors import HekatonError, Unavailable
 from hekaton.facts import CatalogEntry, Image
 from hekaton.rpc.convert import image_from_pb, seconds
 from hekaton.rpc.errors import from_rpc_error
+from hekaton.tasks import dismiss, forever
 from hekaton.v1 import memory_pb2 as pb
 from hekaton.v1 import memory_pb2_grpc
 from hekaton_worker.crew import Crew
@@ -75,17 +77,14 @@ class Images:
     def drop_all(self) -> None:
         """The engine has gone, and all its mappings with it."""
         for fetch in self._fetches.values():
-            fetch.cancel()
+            dismiss(fetch)
         for model in list(self._leases):
             self.drop(model)
 
     async def renew(self) -> None:
         """Until cancelled: keeps the leases alive."""
-        while self._memory is not None:
-            shortest_s = min((lease.duration_s for lease in self._leases.values()), default=3.0)
-            await asyncio.sleep(shortest_s / 3)
-            if self._leases:
-                await self._renew(self._memory)
+        if self._memory is not None:
+            await forever(partial(self._renew, self._memory))
 
     async def release_all(self) -> None:
         """At the worker's end."""
@@ -140,7 +139,13 @@ class Images:
             raise Unavailable(f"the memory service gave no lease on {entry.name}")
         return Lease(lease.lease_id, seconds(lease.duration), image_from_pb(lease))
 
-    async def _renew(self, memory: memory_pb2_grpc.MemoryServiceStub) -> None:
+    async def _renew(self, memory: memory_pb2_grpc.MemoryServiceStub) -> float:
+        """Returns when to do it again, in seconds."""
+        if self._leases:
+            await self._renew_all(memory)
+        return min((lease.duration_s for lease in self._leases.values()), default=3.0) / 3
+
+    async def _renew_all(self, memory: memory_pb2_grpc.MemoryServiceStub) -> None:
         request = pb.RenewLeasesRequest(
             holder_id=self._worker_id, lease_ids=[lease.lease_id for lease in self._leases.values()]
         )

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from functools import partial
 
 import structlog
 
 from hekaton.config import WorkerSettings
 from hekaton.errors import StaleTerm, StoreUnavailable
 from hekaton.store.workers import Registry
+from hekaton.tasks import forever
 from hekaton_worker.status import StatusBoard
 
 log = structlog.get_logger(__name__)
@@ -22,15 +24,17 @@ class Registration:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Heartbeats until cancelled. Sets `stop` if a newer process took the id."""
-        while True:
-            try:
-                await self.beat()
-            except StoreUnavailable as error:
-                log.warning("not registered; trying again", why=error.message)
-            except StaleTerm as error:
-                log.error(error.message)
-                stop.set()
-            await asyncio.sleep(self._settings.heartbeat_s)
+        await forever(partial(self._turn, stop))
+
+    async def _turn(self, stop: asyncio.Event) -> float:
+        try:
+            await self.beat()
+        except StoreUnavailable as error:
+            log.warning("not registered; trying again", why=error.message)
+        except StaleTerm as error:
+            log.error(error.message)
+            stop.set()
+        return self._settings.heartbeat_s
 
     async def beat(self) -> None:
         status = self._board.status()

@@ -6,6 +6,7 @@ from hekaton.errors import InvalidArgument
 from hekaton.rpc.convert import turn_to_pb
 from hekaton.rpc.interceptors import Context
 from hekaton.rpc.server import Servicer
+from hekaton.tasks import dismiss
 from hekaton.v1 import worker_pb2 as pb
 from hekaton.v1 import worker_pb2_grpc
 from hekaton_worker.control import Control, Reports
@@ -41,7 +42,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             while report := await reports.get():
                 yield report
         finally:
-            reader.cancel()
+            reports.close()
+            dismiss(reader)
 
     async def StreamTokens(
         self, request_iterator: AsyncIterator[pb.StreamTokensRequest], context: Context
@@ -56,8 +58,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             while message := await stream.get():
                 yield message
         finally:
-            reader.cancel()
+            dismiss(reader)
             self._streams.forget(router_id, stream)
+            self._desk.await_router(router_id)
 
     async def WatchTurns(self, request: pb.WatchTurnsRequest, context: Context) -> AsyncIterator[pb.WatchTurnsResponse]:
         async for turn in self._turns.watch(request.history):

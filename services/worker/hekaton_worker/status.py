@@ -1,6 +1,8 @@
 """What this worker says of itself."""
 
 from hekaton.engine.messages import Ready, Status
+from hekaton.policy.types import ModelCosts, Role
+from hekaton.rpc import convert
 from hekaton.v1 import pool_pb2
 
 NOTHING_YET = Status(
@@ -19,23 +21,37 @@ NOTHING_YET = Status(
 class StatusBoard:
     """The engine's latest words, and the worker's own."""
 
-    def __init__(self, worker_id: str) -> None:
+    def __init__(self, worker_id: str, role: Role = Role.ANY) -> None:
         self.worker_id = worker_id
+        self.role = role
         self.address = ""
         self.draining = False
         self._device = Ready(device="", device_memory_bytes=0)
         self._engine = NOTHING_YET
+        self._costs: dict[str, ModelCosts] = {}
+        self._fresh: set[str] = set()
+        """Models whose costs have changed since they were taken."""
 
     def restart(self, device: Ready) -> None:
         """A new engine process has its device, and nothing on it."""
         self._device, self._engine = device, NOTHING_YET
 
     def update(self, engine: Status) -> bool:
-        """True if what is on the device has changed."""
+        """True if what placements look at has changed."""
         before, self._engine = self._engine, engine
-        return (before.resident_models, before.loading_models) != (engine.resident_models, engine.loading_models)
+        self._costs |= engine.costs
+        self._fresh |= engine.costs.keys()
+        return bool(engine.costs) or _seen(before) != _seen(engine)
+
+    def take_costs(self, *, everything: bool) -> list[pool_pb2.ModelCosts]:
+        """Everything that is known of costs, or what is new since they were taken last."""
+        models = self._costs if everything else self._fresh
+        taken = [convert.costs_to_pb(model, self._costs[model]) for model in sorted(models)]
+        self._fresh.clear()
+        return taken
 
     def status(self) -> pool_pb2.WorkerStatus:
+        """All but the costs."""
         engine = self._engine
         return pool_pb2.WorkerStatus(
             worker_id=self.worker_id,
@@ -52,4 +68,10 @@ class StatusBoard:
             switches=engine.switches,
             tokens=engine.tokens,
             draining=self.draining,
+            role=convert.ROLE_TO_PB[self.role],
+            prefill_tokens=engine.prefill_tokens,
         )
+
+
+def _seen(engine: Status) -> tuple[object, ...]:
+    return engine.resident_models, engine.loading_models, engine.prefill_tokens

@@ -1,5 +1,6 @@
 """The token streams: one to every router that has requests here."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 
 from hekaton.errors import Unavailable
@@ -15,6 +16,7 @@ class TokenStreams:
 
     def __init__(self) -> None:
         self._streams: dict[str, Tokens] = {}
+        self._absent_since_s: dict[str, float] = {}
         self._closed = False
 
     def open(self, router_id: str, attempts: Iterable[Attempt]) -> Tokens:
@@ -25,6 +27,7 @@ class TokenStreams:
             older.close()
         own = [attempt for attempt in attempts if attempt.record.router_id == router_id]
         stream = self._streams[router_id] = Outbox(LIMIT + len(own))
+        self._absent_since_s.pop(router_id, None)
         for attempt in own:
             attempt.following = False
             self.announce(attempt)
@@ -35,6 +38,16 @@ class TokenStreams:
         stream.close()
         if self._streams.get(router_id) is stream:
             del self._streams[router_id]
+
+    def __contains__(self, router_id: str) -> bool:
+        return router_id in self._streams
+
+    def absent_s(self, router_id: str) -> float:
+        """How long a router has had no stream: since the last one ended, or since this was asked first."""
+        if router_id in self:
+            return 0.0
+        now_s = asyncio.get_running_loop().time()
+        return now_s - self._absent_since_s.setdefault(router_id, now_s)
 
     def close(self) -> None:
         """Ends all streams once they have sent what waits."""

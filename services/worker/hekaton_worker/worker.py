@@ -50,13 +50,13 @@ class Worker:
         self._crew = crew
         worker_id = settings.worker_id or new_id("worker")
         self.failure: HekatonError | None = None
-        self.board = StatusBoard(worker_id)
+        self.board = StatusBoard(worker_id, settings.role)
         self.engine = EngineKeeper(_options(settings, worker_id), self._engine_started, self._engine_said)
         self.registration = Registration(Registry(redis, Kind.WORKER), self.board, settings)
         self._turns = Turns(worker_id)
         self._streams = TokenStreams()
         self._models = KnownModels(Catalog(redis))
-        self._desk = Desk(self._streams, self.engine.post)
+        self._desk = Desk(self._streams, self.engine.post, settings.lease_s)
         self._control = Control(self._report)
         self._flow = Flow(
             worker_id, Requests(redis), self._models, self._desk, self._streams, self._control, self.engine, crew
@@ -116,8 +116,10 @@ class Worker:
         except HekatonError as error:
             log.warning("draining, but could not say so", why=error.message)
 
-    def _report(self) -> pb.WorkerReport:
-        return pb.WorkerReport(status=self.board.status(), held=self._flow.held())
+    def _report(self, is_first: bool) -> pb.WorkerReport:
+        status = self.board.status()
+        status.costs.extend(self.board.take_costs(everything=is_first))
+        return pb.WorkerReport(status=status, held=self._flow.held())
 
     # ---- the engine
 
@@ -204,7 +206,9 @@ def _options(settings: WorkerSettings, worker_id: str) -> EngineOptions:
         device_memory_bytes=settings.device_memory,
         worker_id=worker_id,
         threads=settings.threads,
-        min_turn_s=settings.min_turn_s,
+        policy=settings.policy,
+        policy_options=settings.policy_option,
+        role=settings.role,
         time_scale=settings.time_scale,
         max_batch=settings.max_batch,
         prefill_chunk_tokens=settings.prefill_chunk_tokens,

@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from hekaton.cli.common import DEFAULT_ADDRESS, Address, console, run, stderr
-from hekaton.client import Client, Finished, Message, SamplingOptions, Tokens
-from hekaton.client.convert import Prompt
+from hekaton.client import Client, Finished, Message, Prompt, SamplingOptions, Tokens
 
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Most tokens to generate.")]
 Temperature = Annotated[float | None, typer.Option("--temperature", min=0.0, help="0 is greedy.")]

@@ -3,114 +3,83 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.box import SIMPLE
-from rich.markup import escape
 from rich.table import Table
 
-from hekaton.cli.common import byte_size, console, stderr
-from hekaton.errors import HekatonError, InvalidArgument
-from hekaton.sim import lengths, workload
-from hekaton.sim.arrivals import Arrivals, Gamma, Poisson
+from hekaton.cli import sim_options as options
+from hekaton.cli.common import console
+from hekaton.cli.sim_search import compare, sustain
+from hekaton.sim import workload
 from hekaton.sim.catalog import names
+from hekaton.sim.popularity import Zipf
 from hekaton.sim.report import Report
 from hekaton.sim.run import Settings, simulate
-from hekaton.sim.workload import Arrival
-
-USAGE_ERROR = 2
-GB = 1e9
 
 app = typer.Typer(no_args_is_help=True, help="Simulate a pool, policies and all, in virtual time.")
-
-
-@app.callback()
-def _group() -> None:
-    pass
 
 
 @app.command("run")
 def run(
     policy: Annotated[str, typer.Option(help="The turn policy.")] = "slack",
-    policy_option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A setting of the policy; may be repeated.")
-    ] = None,
-    gpus: Annotated[int, typer.Option(help="Devices in the pool.")] = 16,
-    device: Annotated[str, typer.Option(help="a10, a100, h100, h800 or h20.")] = "h800",
-    device_memory: Annotated[
-        str, typer.Option(help="For weights and KV, as 72GB; by default nine tenths of the device's.")
-    ] = "",
-    bandwidth_gbps: Annotated[float, typer.Option(help="Host to device, in gigabytes a second.")] = 16.0,
+    policy_option: options.PolicyOption = None,
+    gpus: options.Gpus = 16,
+    device: options.Device = "h800",
+    device_memory: options.DeviceMemory = "",
+    bandwidth_gbps: options.BandwidthGbps = 16.0,
+    host_kv: options.HostKv = "320GB",
+    host_weights: options.HostWeights = "",
+    disk_gbps: options.DiskGbps = 3.0,
+    switch_overhead_ms: options.SwitchOverheadMs = 0.0,
+    catalog_file: options.CatalogFile = None,
     workload_file: Annotated[
         Path | None,
         typer.Option("--workload", help=f"CSV of {','.join(workload.HEADER)}; else one is generated."),
     ] = None,
     models: Annotated[int, typer.Option(help="Models of the generated workload.")] = 80,
-    rate: Annotated[float, typer.Option(help="Requests a second and model.")] = 0.1,
-    lengths_file: Annotated[
-        Path | None,
-        typer.Option("--lengths", help=f"CSV of {','.join(lengths.HEADER)} to draw from; else log-normal."),
-    ] = None,
+    rate: options.Rate = 0.1,
+    zipf: options.ZipfExponent = 0.0,
+    lengths_file: options.LengthsFile = None,
     duration: Annotated[float, typer.Option(help="Seconds of arrivals.")] = 300.0,
-    burstiness: Annotated[
-        float, typer.Option(help="Coefficient of variation of the gaps between arrivals; 1 is Poisson.")
-    ] = 1.0,
+    arrivals: options.ArrivalPattern = options.Pattern.POISSON,
+    burstiness: options.Burstiness = 1.0,
+    on_s: options.OnS = 30.0,
+    off_s: options.OffS = 90.0,
+    arrivals_file: options.ArrivalsFile = None,
     seed: Annotated[int, typer.Option(help="Of the generated workload.")] = 0,
-    ttft: Annotated[float, typer.Option(help="Seconds to the first token.")] = 10.0,
-    tbt: Annotated[float, typer.Option(help="Seconds between tokens.")] = 0.1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    ttft: options.Ttft = 10.0,
+    tbt: options.Tbt = 0.1,
+    as_json: options.Json = False,
 ) -> None:
     """Run one workload to its end and report how many tokens were on time."""
-    try:
+    with options.refusals():
+        market = options.market_of(catalog_file) if catalog_file else None
         settings = Settings(
             policy=policy,
-            policy_options=_options(policy_option or []),
+            policy_options=options.policy_options(policy_option),
             gpus=gpus,
             device=device,
-            device_memory_bytes=byte_size(device_memory, "--device-memory") if device_memory else None,
-            bandwidth_bytes_per_s=bandwidth_gbps * GB,
+            catalog=market.catalog if market else None,
+            device_memory_bytes=options.memory_bytes(device_memory),
+            bandwidth_bytes_per_s=bandwidth_gbps * options.GB,
+            host=options.host_of(host_kv, host_weights, disk_gbps),
+            switch_overhead_s=switch_overhead_ms / 1000,
             ttft_s=ttft,
             tbt_s=tbt,
         )
         if workload_file:
             result = simulate(workload.read(workload_file), settings)
         else:
-            market = names(models)
-            arrivals = _generated(market, rate, lengths_file, duration, burstiness, seed)
-            result = simulate(arrivals, settings, market)
-    except (HekatonError, OSError, UnicodeDecodeError) as error:
-        _refuse(str(error))
+            rates = market.rates_per_s if market else Zipf(rate, zipf).rates_per_s(names(models))
+            pattern = options.arrivals_of(arrivals, burstiness, on_s, off_s, arrivals_file)
+            asked = workload.generate(rates, duration, pattern, options.lengths_of(lengths_file), seed)
+            result = simulate(asked, settings, list(rates))
     if as_json:
         typer.echo(json.dumps(asdict(result)))
     else:
         console.print(_table(result))
-
-
-def _generated(
-    market: list[str], rate: float, lengths_file: Path | None, duration: float, burstiness: float, seed: int
-) -> list[Arrival]:
-    if seed < 0:
-        raise InvalidArgument(f"a seed is at least 0, not {seed}")
-    arrivals: Arrivals = Poisson() if burstiness == 1 else Gamma(burstiness)
-    drawn = lengths.read(lengths_file) if lengths_file else lengths.LogNormal()
-    return workload.generate(market, rate, duration, arrivals, drawn, seed)
-
-
-def _options(given: list[str]) -> dict[str, float]:
-    options: dict[str, float] = {}
-    for text in given:
-        name, _, value = text.partition("=")
-        try:
-            options[name] = float(value)
-        except ValueError:
-            raise InvalidArgument(f"policy option {text!r} is not NAME=NUMBER") from None
-    return options
-
-
-def _refuse(message: str) -> NoReturn:
-    stderr.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
-    raise typer.Exit(USAGE_ERROR)
 
 
 def _table(result: Report) -> Table:
@@ -118,3 +87,7 @@ def _table(result: Report) -> Table:
     for name, value in asdict(result).items():
         table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
     return table
+
+
+app.command("sustain")(sustain)
+app.command("compare")(compare)

@@ -5,12 +5,13 @@ No child outlives the supervisor, however that ends.
 """
 
 import asyncio
+import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -18,6 +19,7 @@ from redis.asyncio import Redis
 
 from hekaton.cli.child import Child
 from hekaton.errors import Unavailable
+from hekaton.policy.live import live_policy
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.health import until_serving
 from hekaton.store.connect import connect
@@ -25,6 +27,7 @@ from hekaton.store.embedded import EmbeddedRedis
 from hekaton.store.keys import Kind
 from hekaton.store.leadership import Leadership
 from hekaton.store.workers import Registry
+from hekaton.tasks import end
 from hekaton.v1.pool_pb2 import WorkerStatus
 
 START_TIMEOUT_S = 90.0
@@ -56,6 +59,8 @@ class StackOptions:
     host_memory: str = ""
     otlp_endpoint: str = ""
     time_scale: float | None = None
+    policy: str = "slack"
+    policy_options: Mapping[str, float] = field(default_factory=dict)
     log_dir: Path | None = None
     """Services' logs; without, they are removed at the end."""
 
@@ -63,7 +68,7 @@ class StackOptions:
 class Stack:
     """An async context manager: inside it the pool is up, and a service that dies is started again.
 
-    Raises Unavailable, with the end of its log, if a service cannot start.
+    Raises Unavailable, with the end of its log, if a service cannot start; InvalidArgument for an unfit policy.
     """
 
     def __init__(self, options: StackOptions, say: Callable[[str], None]) -> None:
@@ -92,7 +97,7 @@ class Stack:
             await _Start(self, self._options, run_dir, logs, segments, redis).run()
             await self._until(Leadership(redis).current, "a scheduler to lead")
             watch = asyncio.create_task(self._keep_alive(), name="keep children alive")
-            stack.push_async_callback(_end, watch)
+            stack.push_async_callback(end, watch)
             self._exit = stack.pop_all()
         return self
 
@@ -186,7 +191,8 @@ class _Start:
         self._redis = redis
 
     async def run(self) -> None:
-        await self._launch("scheduler", "scheduler-0")
+        roles = live_policy(self._options.policy, self._options.policy_options).roles(self._options.workers)
+        await self._launch("scheduler", "scheduler-0", **self._policy())
         memory_address = ""
         if not self._options.device.startswith(EMULATED):
             # An address that outlives the process: workers are told it once.
@@ -196,8 +202,8 @@ class _Start:
             memory_address = await self._stack.serving(Registry(self._redis, Kind.MEMORY), "memory-0", bytes.decode)
         workers = [f"worker-{index}" for index in range(self._options.workers)]
         routers = [f"router-{index}" for index in range(self._options.routers)]
-        for name in workers:
-            await self._launch("worker", name, memory_address=memory_address, **self._worker())
+        for name, role in zip(workers, roles, strict=True):
+            await self._launch("worker", name, memory_address=memory_address, role=role.value, **self._worker())
         for index, name in enumerate(routers):
             await self._launch("router", name, listen="" if index else self._options.listen)
         for name in workers:
@@ -213,7 +219,12 @@ class _Start:
             "device": self._options.device,
             "device_memory": self._options.device_memory,
             "time_scale": "" if scale is None else str(scale),
+            **self._policy(),
         }
+
+    def _policy(self) -> dict[str, str]:
+        options = dict(self._options.policy_options)
+        return {"policy": self._options.policy, "policy_option": json.dumps(options) if options else ""}
 
     async def _launch(self, service: str, name: str, **settings: str) -> None:
         await self._stack.launch(service, name, self._logs / f"{name}.log", settings)
@@ -226,8 +237,3 @@ def _shared_memory() -> Path | None:
 
 def _worker_address(info: bytes) -> str:
     return WorkerStatus.FromString(info).address
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])

@@ -10,9 +10,11 @@ import typer
 from rich.markup import escape
 
 from hekaton.cli.common import DEFAULT_ADDRESS, byte_size, check_device, console, fail, run, warn
+from hekaton.cli.sim_options import policy_options
 from hekaton.cli.supervisor import EMULATED, Stack, StackOptions
 from hekaton.client import Client
-from hekaton.errors import HekatonError
+from hekaton.errors import HekatonError, InvalidArgument
+from hekaton.policy.live import live_policy
 
 LISTEN = re.compile(r"unix:.+|.+:\d+")
 
@@ -36,6 +38,8 @@ def up(
     shm_dir: Annotated[Path | None, typer.Option(help="Where weight images live; a tmpfs if there is one.")] = None,
     otlp_endpoint: Annotated[str, typer.Option(help="Send traces there, e.g. http://127.0.0.1:4317.")] = "",
     time_scale: Annotated[float | None, typer.Option(min=0.001, help="Emulated devices: stretch of time.")] = None,
+    policy: Annotated[str, typer.Option(help="Who runs and where; aegaeon needs at least two workers.")] = "slack",
+    policy_option: Annotated[list[str] | None, typer.Option(help="Of the policy, NAME=NUMBER. Repeatable.")] = None,
     log_dir: Annotated[Path | None, typer.Option(help="Keep the services' logs there.")] = None,
 ) -> None:
     """Start a whole pool on this machine: Redis, memory, scheduler, workers, routers. Ctrl-C stops it."""
@@ -60,9 +64,21 @@ def up(
         host_memory=host_memory,
         otlp_endpoint=otlp_endpoint,
         time_scale=time_scale,
+        policy=policy,
+        policy_options=_policy_options(policy, policy_option, workers),
         log_dir=log_dir,
     )
     run(_up(options, named, dtype))
+
+
+def _policy_options(policy: str, given: list[str] | None, workers: int) -> dict[str, float]:
+    """Raises a usage error for a policy that such a pool cannot run."""
+    try:
+        options = policy_options(given)
+        live_policy(policy, options).roles(workers)
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.message, param_hint="--policy") from None
+    return options
 
 
 def _named(model: str) -> tuple[str, str]:

@@ -9,7 +9,6 @@ import grpc
 import grpc.aio
 
 from hekaton.client import convert
-from hekaton.client.convert import Prompt
 from hekaton.client.types import (
     Accepted,
     Completion,
@@ -18,6 +17,7 @@ from hekaton.client.types import (
     Message,
     Model,
     Pool,
+    Prompt,
     SamplingOptions,
     Tokens,
 )

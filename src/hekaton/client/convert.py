@@ -1,7 +1,5 @@
 """The client's types from and to protobuf."""
 
-from collections.abc import Sequence
-
 from hekaton.client.types import (
     Accepted,
     Finished,
@@ -9,6 +7,7 @@ from hekaton.client.types import (
     Message,
     Model,
     Pool,
+    Prompt,
     SamplingOptions,
     Tokens,
     Worker,
@@ -18,9 +17,7 @@ from hekaton.facts import ModelState, Slo
 from hekaton.rpc import convert
 from hekaton.v1 import common_pb2, inference_pb2, models_pb2, pool_pb2
 
-Prompt = str | Sequence[int] | Sequence[Message]
 UNSET = Slo(0.0, 0.0)
-STATES = {value: key for key, value in convert.STATE_TO_PB.items()}
 
 
 def sampling_to_pb(options: SamplingOptions) -> common_pb2.Sampling:
@@ -67,7 +64,7 @@ def model_from_pb(model: models_pb2.Model) -> Model:
     return Model(
         name=model.name,
         source=model.source,
-        state=STATES.get(model.state, ModelState.FAILED).value,
+        state=convert.STATE_FROM_PB.get(model.state, ModelState.FAILED),
         slo=convert.slo_from_pb(model.slo, UNSET),
         spec=convert.spec_from_pb(model.spec) if model.HasField("spec") else None,
         error=model.error,

@@ -1,8 +1,9 @@
 """What the client takes and gives. No protobuf here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hekaton.facts import FinishReason, ModelSpec, RequestStats, Slo
+from hekaton.facts import FinishReason, ModelSpec, ModelState, RequestStats, Slo
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +12,9 @@ class Message:
 
     role: str
     content: str
+
+
+Prompt = str | Sequence[int] | Sequence[Message]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ class Model:
 
     name: str
     source: str
-    state: str
+    state: ModelState
     slo: Slo
     spec: ModelSpec | None
     error: str

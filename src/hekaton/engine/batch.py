@@ -20,7 +20,7 @@ class Share:
 class Stepper:
     """Continuous batching: every step is composed anew, of decodes and of chunks of prompts."""
 
-    def __init__(self, engine: Engine, room: Room, max_batch: int, prefill_chunk_tokens: int) -> None:
+    def __init__(self, engine: Engine, room: Room[LiveRequest], max_batch: int, prefill_chunk_tokens: int) -> None:
         self._engine = engine
         self._room = room
         self._max_batch = max_batch

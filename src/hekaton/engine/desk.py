@@ -8,6 +8,7 @@ from hekaton.engine.live import LiveRequest
 from hekaton.engine.messages import AddModel, Cancel, Ended, Event, Submit
 from hekaton.errors import HekatonError, InvalidArgument, ModelNotFound
 from hekaton.facts import ModelSpec
+from hekaton.policy.demands import DemandTable
 
 REMEMBERED_ENDS = 10_000
 KV_BLOCK_TOKENS = 16
@@ -21,6 +22,7 @@ class Desk:
         self._emit = emit
         self.specs: dict[str, ModelSpec] = {}
         self.live: dict[str, LiveRequest] = {}
+        self.demands = DemandTable()
         self.has_ended = False
         """A request has ended since the last `take_ended`."""
         self._broken: dict[str, HekatonError] = {}
@@ -59,6 +61,7 @@ class Desk:
             self._end(_refused(command, error))
             return
         self.live[request.request_id] = request
+        self.demands.touch(request.model)
         self.finish_if_complete(request)
 
     def cancel(self, command: Cancel) -> None:
@@ -69,6 +72,11 @@ class Desk:
     def finish_if_complete(self, request: LiveRequest) -> None:
         if request.finish and self.live.get(request.request_id) is request:
             self._close(request, Ended(request.request_id, request.epoch, *_counts(request), finish=request.finish))
+
+    def hand_over(self, request: LiveRequest) -> None:
+        """Lets a live request go on elsewhere."""
+        if self.live.get(request.request_id) is request:
+            self._close(request, Ended(request.request_id, request.epoch, *_counts(request), handed_over=True))
 
     def fail(self, request: LiveRequest, error: HekatonError) -> None:
         self._fail(request, error.code.value[0], error.reason, error.message)
@@ -81,6 +89,14 @@ class Desk:
     def take_ended(self) -> bool:
         ended, self.has_ended = self.has_ended, False
         return ended
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError if the books of requests or engine do not balance. The engine's are read when idle."""
+        for request in self.live.values():
+            if not 0 <= request.computed <= min(request.kv_tokens, request.total):
+                raise AssertionError(f"request {request.request_id} has more computed tokens than KV or tokens")
+        if not self.live:
+            self._engine.check_integrity()
 
     def _admit(self, command: Submit, now_s: float) -> LiveRequest:
         spec = self.specs.get(command.model)
@@ -115,6 +131,7 @@ class Desk:
     def _forget(self, request: LiveRequest) -> None:
         del self.live[request.request_id]
         self._engine.drop_kv(request.request_id)
+        self.demands.touch(request.model)
         self.has_ended = True
 
     def _end(self, ended: Ended) -> None:

@@ -3,7 +3,7 @@
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hekaton.engine.interface import LoadResult, StepItem
 from hekaton.engine.profiles import emulated_costs
@@ -84,17 +84,8 @@ class EmulatedEngine:
                 f"the device has {self.device_memory_bytes} bytes"
             )
         costs = emulated_costs(self._profile, spec, source, self._bandwidth)
-        scale = self._time_scale
         self._specs[name] = spec
-        self._costs[name] = replace(
-            costs,
-            load_s=costs.load_s * scale,
-            prefill_base_s=costs.prefill_base_s * scale,
-            prefill_s_per_token=costs.prefill_s_per_token * scale,
-            step_base_s=costs.step_base_s * scale,
-            step_s_per_request=costs.step_s_per_request * scale,
-            step_s_per_context_token=costs.step_s_per_context_token * scale,
-        )
+        self._costs[name] = costs.slowed(self._time_scale)
 
     def remove_model(self, name: str) -> None:
         self.evict(name)
@@ -222,14 +213,10 @@ class EmulatedEngine:
             self._finished.append(LoadResult(load.model, load.end_s - load.asked_s, nbytes))
 
     def _step_s(self, model: str, items: Sequence[StepItem]) -> float:
-        """Time of a step that mixes decodes and chunks of prompts: the weights are read once for both."""
-        costs = self._costs[model]
+        """Time of a step that mixes decodes and chunks of prompts."""
         decodes = [item for item in items if item.start and len(item.token_ids) == 1]
         fed = sum(len(item.token_ids) for item in items) - len(decodes)
-        step_s = costs.step_s(len(decodes), sum(item.start + 1 for item in decodes)) if decodes else 0.0
-        prefill_s = costs.prefill_s(fed) if fed else 0.0
-        shared_s = min(costs.step_base_s, costs.prefill_base_s) if decodes and fed else 0.0
-        return step_s + prefill_s - shared_s
+        return self._costs[model].mixed_s(fed, len(decodes), sum(item.start + 1 for item in decodes))
 
     def _spend(self, duration_s: float) -> None:
         now = self._clock()

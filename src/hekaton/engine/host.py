@@ -17,7 +17,7 @@ from hekaton.engine.interface import Engine
 from hekaton.engine.messages import Ready
 from hekaton.engine.options import EngineOptions, parse
 from hekaton.engine.turns import TurnLoop
-from hekaton.policy.slack import SlackTurns
+from hekaton.policy.live import live_turns
 
 FLUSH_TIMEOUT_S = 2.0
 
@@ -31,12 +31,13 @@ class Host:
         self._channel = EventChannel(sock)
         self._loop = TurnLoop(
             engine,
-            SlackTurns(options.min_turn_s),
+            live_turns(options.policy, options.policy_options, options.role),
             self._channel.emit,
             time.monotonic,
             options.worker_id,
             options.max_batch,
             options.prefill_chunk_tokens,
+            options.role,
         )
         self._selector = selectors.DefaultSelector()
         self._selector.register(sock, selectors.EVENT_READ)

@@ -1,9 +1,11 @@
-"""A request while it is on a worker."""
+"""A request while it is on a worker, and the engine's memory as it concerns requests."""
 
 from dataclasses import dataclass
 
+from hekaton.engine.interface import Engine
 from hekaton.engine.messages import Submit
 from hekaton.facts import FinishReason, Sampling, Slo
+from hekaton.policy.demands import DemandTable
 from hekaton.policy.types import RequestView
 
 
@@ -64,6 +66,10 @@ class LiveRequest:
         return self.computed > 0 and self.pending == 1
 
     @property
+    def holds_kv(self) -> bool:
+        return self.kv_tokens > 0
+
+    @property
     def finish(self) -> FinishReason | None:
         """Why the output is complete, if it is."""
         if self.produced and self.produced[-1] in self.sampling.stop_token_ids:
@@ -92,3 +98,32 @@ class LiveRequest:
             produced_tokens=len(self.produced),
             context_tokens=self.computed,
         )
+
+
+class EngineMemory:
+    """An engine's memory, for `Room`."""
+
+    def __init__(self, engine: Engine, demands: DemandTable) -> None:
+        self._engine = engine
+        self._demands = demands
+
+    def present(self) -> frozenset[str]:
+        return self._engine.resident() | self._engine.loading()
+
+    def begin_load(self, model: str, now_s: float) -> bool:
+        return self._engine.begin_load(model)
+
+    def evict(self, model: str, now_s: float) -> None:
+        self._engine.evict(model)
+
+    def grow_kv(self, request: LiveRequest, tokens: int, now_s: float) -> bool:
+        if not self._engine.grow_kv(request.request_id, request.model, tokens):
+            return False
+        request.kv_tokens = max(request.kv_tokens, tokens)
+        return True
+
+    def drop_kv(self, request: LiveRequest, now_s: float) -> None:
+        """Frees a request's KV; its tokens are computed again when it runs next."""
+        self._engine.drop_kv(request.request_id)
+        request.computed = request.kv_tokens = 0
+        self._demands.touch(request.model)

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from hekaton.facts import FinishReason, Image, ModelSpec, Sampling, Slo, TurnRecord
+from hekaton.policy.types import ModelCosts
 
 HEADER = struct.Struct(">I")
 MAX_FRAME_BYTES = 64 << 20
@@ -133,6 +134,8 @@ class Ended(Message, frozen=True):
     preemptions: int
     finish: FinishReason | None = None
     cancelled: bool = False
+    handed_over: bool = False
+    """It goes on on a decode worker."""
     error_code: int = 0
     """A gRPC status code if the request failed."""
     error_reason: str = ""
@@ -163,6 +166,10 @@ class Status(Message, frozen=True):
     requests_waiting: int
     switches: int
     tokens: int
+    prefill_tokens: dict[str, int] = {}
+    """Tokens of prompts that wait to be computed, by model."""
+    costs: dict[str, ModelCosts] = {}
+    """Of models that have been on the device: those that are new here or have changed."""
 
 
 Event = Ready | WantImage | ImageDropped | Started | Step | Ended | TurnEnded | LoadEnded | Status

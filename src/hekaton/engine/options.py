@@ -1,9 +1,12 @@
 """How an engine process is started: the worker writes the options, the engine process reads them."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Self
+
+from hekaton.policy.types import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,17 +18,21 @@ class EngineOptions:
     device_memory_bytes: int
     worker_id: str
     threads: int = 1
-    min_turn_s: float = 0.4
+    policy: str = "slack"
+    policy_options: Mapping[str, float] = field(default_factory=dict)
+    role: Role = Role.ANY
     time_scale: float = 1.0
     max_batch: int = 64
     prefill_chunk_tokens: int = 512
 
     def to_argv(self) -> list[str]:
-        return [f"--{field.name.replace('_', '-')}={getattr(self, field.name)}" for field in fields(self)]
+        given = {one.name: getattr(self, one.name) for one in fields(self)}
+        given |= {"policy_options": json.dumps(dict(self.policy_options)), "role": self.role.value}
+        return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
 
     @classmethod
     def from_namespace(cls, parsed: argparse.Namespace) -> Self:
-        return cls(**{field.name: getattr(parsed, field.name) for field in fields(cls)})
+        return cls(**{one.name: getattr(parsed, one.name) for one in fields(cls)})
 
 
 def parse(argv: Sequence[str] | None) -> tuple[int, EngineOptions]:
@@ -37,7 +44,9 @@ def parse(argv: Sequence[str] | None) -> tuple[int, EngineOptions]:
     parser.add_argument("--device-memory-bytes", "--device-memory", type=int, required=True)
     parser.add_argument("--worker-id", required=True)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--min-turn-s", "--min-turn", type=float, default=0.4)
+    parser.add_argument("--policy", default="slack")
+    parser.add_argument("--policy-options", type=json.loads, default={}, help="a JSON object of numbers")
+    parser.add_argument("--role", type=Role, default=Role.ANY)
     parser.add_argument("--time-scale", type=float, default=1.0)
     parser.add_argument("--max-batch", type=int, default=64)
     parser.add_argument("--prefill-chunk-tokens", type=int, default=512)

@@ -10,12 +10,13 @@ fitted where `input_tokens × batch_size ≤ 4000`, beyond which the profiled en
 sets of qwen2_5_7b and baichuan2_13b_chat (which stands for the 13 B class there) are used whole. The comments give the
 median and largest relative error of prefill and of step, in per cent. Where noise made `per_context` negative
 (marked *) it is the h800's, scaled by the ratio of the step bases, and the rest was fitted around it. The a10 was
-profiled with the 7 B class only: other classes there are that fit scaled by weight bytes, as is any other model.
+profiled with the 7 B class only: other classes there are that fit scaled by weight bytes, as is any other model. In a
+checkout, `python -m bench.fit_profiles` fits all of them anew.
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from types import MappingProxyType
 
 from hekaton.errors import InvalidArgument
@@ -43,6 +44,23 @@ class Fit:
     step_base_ms: float
     step_us_per_request: float
     step_ns_per_context_token: float
+
+    def scaled(self, factor: float) -> "Fit":
+        """Every time multiplied."""
+        return Fit(*(factor * value for value in astuple(self)))
+
+    def costs(self, weight_bytes: int, kv_bytes_per_token: int, bandwidth_bytes_per_s: float) -> ModelCosts:
+        """Of a model with these times, loaded over a bus of this bandwidth."""
+        return ModelCosts(
+            weight_bytes=weight_bytes,
+            kv_bytes_per_token=kv_bytes_per_token,
+            load_s=weight_bytes / bandwidth_bytes_per_s,
+            prefill_base_s=self.prefill_base_ms * 1e-3,
+            prefill_s_per_token=self.prefill_us_per_token * 1e-6,
+            step_base_s=self.step_base_ms * 1e-3,
+            step_s_per_request=self.step_us_per_request * 1e-6,
+            step_s_per_context_token=self.step_ns_per_context_token * 1e-9,
+        )
 
 
 CLASSES: Mapping[str, ModelClass] = MappingProxyType(
@@ -89,22 +107,25 @@ def emulated_spec(class_name: str) -> ModelSpec:
     )
 
 
-def emulated_costs(device: str, spec: ModelSpec, source: str, bandwidth_bytes_per_s: float) -> ModelCosts:
-    """Costs of a model on a profiled device. Raises InvalidArgument for an unknown device."""
+def profile(device: str, class_name: str) -> Fit:
+    """Of a class in CLASSES; where it was not profiled, the reference class's, scaled by weight bytes.
+
+    Raises InvalidArgument for an unknown device.
+    """
     if device not in DEVICES:
         raise InvalidArgument(f"no profile of device {device!r}; known are {', '.join(sorted(DEVICES))}")
-    fit = FITS.get((device, source.removeprefix(SOURCE_PREFIX)))
-    scale = 1.0
-    if fit is None:
-        fit = FITS[device, REFERENCE_CLASS]
-        scale = spec.weight_bytes / CLASSES[REFERENCE_CLASS].weight_bytes
-    return ModelCosts(
-        weight_bytes=spec.weight_bytes,
-        kv_bytes_per_token=spec.kv_bytes_per_token,
-        load_s=spec.weight_bytes / bandwidth_bytes_per_s,
-        prefill_base_s=fit.prefill_base_ms * 1e-3 * scale,
-        prefill_s_per_token=fit.prefill_us_per_token * 1e-6 * scale,
-        step_base_s=fit.step_base_ms * 1e-3 * scale,
-        step_s_per_request=fit.step_us_per_request * 1e-6 * scale,
-        step_s_per_context_token=fit.step_ns_per_context_token * 1e-9 * scale,
-    )
+    fit = FITS.get((device, class_name))
+    if fit is not None:
+        return fit
+    scale = CLASSES[class_name].weight_bytes / CLASSES[REFERENCE_CLASS].weight_bytes
+    return FITS[device, REFERENCE_CLASS].scaled(scale)
+
+
+def emulated_costs(device: str, spec: ModelSpec, source: str, bandwidth_bytes_per_s: float) -> ModelCosts:
+    """Costs of a model on a profiled device. Raises InvalidArgument for an unknown device."""
+    class_name = source.removeprefix(SOURCE_PREFIX)
+    if class_name in CLASSES:
+        fit = profile(device, class_name)
+    else:
+        fit = profile(device, REFERENCE_CLASS).scaled(spec.weight_bytes / CLASSES[REFERENCE_CLASS].weight_bytes)
+    return fit.costs(spec.weight_bytes, spec.kv_bytes_per_token, bandwidth_bytes_per_s)

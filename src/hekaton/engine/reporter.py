@@ -1,11 +1,14 @@
 """Says what is on the device: when it has changed, and once a second while there is work."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 
 from hekaton.engine.interface import Engine
 from hekaton.engine.live import LiveRequest
 from hekaton.engine.messages import Event, Status
 from hekaton.engine.turnlog import TurnLog
+from hekaton.policy.costs import differ
+from hekaton.policy.types import ModelCosts
 
 STATUS_INTERVAL_S = 1.0
 
@@ -16,6 +19,8 @@ class Reporter:
         self._emit = emit
         self._reported: tuple[str, frozenset[str], frozenset[str]] = ("", frozenset(), frozenset())
         self._reported_s = float("-inf")
+        self._costs: dict[str, ModelCosts] = {}
+        """As they were told last."""
 
     def report(self, running: str, live: Mapping[str, LiveRequest], log: TurnLog, now_s: float) -> None:
         """Emits a Status if one is due. `running` is the turn's model, or empty."""
@@ -36,5 +41,22 @@ class Reporter:
                 requests_waiting=len(live) - in_turn,
                 switches=log.switches,
                 tokens=log.tokens,
+                prefill_tokens=_prefill_tokens(live.values()),
+                costs=self._changed_costs(),
             )
         )
+
+    def _changed_costs(self) -> dict[str, ModelCosts]:
+        """Of what is on the device: a model that has never been there is not measured."""
+        now = {model: self._engine.costs(model) for model in self._engine.resident()}
+        changed = {model: costs for model, costs in now.items() if differ(costs, self._costs.get(model))}
+        self._costs |= changed
+        return changed
+
+
+def _prefill_tokens(requests: Iterable[LiveRequest]) -> Counter[str]:
+    waiting: Counter[str] = Counter()
+    for request in requests:
+        if not request.decoding:
+            waiting[request.model] += request.pending
+    return waiting

@@ -1,117 +1,179 @@
-"""Who gives way when the device is full.
+"""Who gives way when a device is full, in the live engine and in the simulator.
 
-Idle models go first. Then whoever has clearly more slack than the one who asks: its weights, or its KV, which is
-computed again later. The oldest request may take from everybody and nobody takes from it, so one always advances.
+Idle models go first. Then whoever has clearly more slack than the one who asks: its weights, or its KV, which comes
+back or is computed again later. The oldest request may take from everybody and nobody takes from it, so one always
+advances.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Generic, Protocol, TypeVar
 
-from hekaton.engine.interface import Engine
-from hekaton.engine.live import LiveRequest
+from hekaton.policy.demands import DemandTable
 
 PARK_S = 1.0
 """How long a request that found no room, or lost it, waits before it asks again, unless some request ends before."""
 MARGIN_S = 1.0
-"""How much more slack another must have to give way: what recomputing it is worth."""
+"""How much more slack another must have to give way: what bringing its KV back is worth."""
 
 
-class Room:
-    """Makes room on one device for weights and for KV. Works on the loop's own table of live requests."""
+class Claimant(Protocol):
+    """A live request."""
 
-    def __init__(self, engine: Engine, live: Mapping[str, LiveRequest]) -> None:
-        self._engine = engine
+    parked_until_s: float
+
+    @property
+    def request_id(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def age_key(self) -> tuple[float, str]:
+        """Sorts the oldest first."""
+
+    @property
+    def holds_kv(self) -> bool: ...
+
+    def due_s(self) -> float:
+        """When its next token is due."""
+
+
+R = TypeVar("R", bound=Claimant)
+R_contra = TypeVar("R_contra", bound=Claimant, contravariant=True)
+
+
+class Memory(Protocol[R_contra]):
+    """A device's memory, as far as room is concerned."""
+
+    def present(self) -> frozenset[str]:
+        """Models on the device or on their way there."""
+
+    def begin_load(self, model: str, now_s: float) -> bool:
+        """False if there is no room for the weights."""
+
+    def evict(self, model: str, now_s: float) -> None: ...
+
+    def grow_kv(self, request: R_contra, tokens: int, now_s: float) -> bool:
+        """KV for `tokens` tokens in all; False if there is no room."""
+
+    def drop_kv(self, request: R_contra, now_s: float) -> None: ...
+
+
+class Room(Generic[R]):
+    """Makes room on one device for weights and for KV. Works on the worker's own table of live requests.
+
+    Requests that found none are parked, and out of their model's demand.
+    """
+
+    def __init__(self, memory: Memory[R], live: Mapping[str, R], demands: DemandTable) -> None:
+        self._memory = memory
         self._live = live
+        self._demands = demands
+        self._parked: dict[str, R] = {}
 
     def for_weights(self, model: str, now_s: float, running: str = "") -> bool:
         """Begins to load a model. False, and its requests parked, if nobody gives way.
 
         The weights of `running` stay.
         """
+        if self._memory.begin_load(model, now_s):
+            return True
         asking = [request for request in self._live.values() if request.model == model]
         if not asking:
             # A load on speculation takes free room only; nobody waits for it.
-            self._engine.begin_load(model)
             return True
-        first = min(asking, key=LiveRequest.due_s)
-        may_take_all = self._oldest() in asking
-        while not self._engine.begin_load(model):
-            kv = self._kv_holders(exclude=asking)
-            if not self._give_way(first, self._others(model, running), kv, may_take_all, now_s):
-                if may_take_all and not running and self._start_over(asking):
-                    continue
-                self.park(asking, now_s)
-                return False
+        oldest = self._oldest() in asking
+        least_due_s = float("-inf") if oldest else min(request.due_s() for request in asking) + MARGIN_S
+        while not self._memory.begin_load(model, now_s):
+            if self._give_way(asking, {model, running}, least_due_s, now_s, kv_first=False):
+                continue
+            if oldest and not running and self._start_over(asking, now_s):
+                continue
+            self.park(asking, now_s)
+            return False
         return True
 
-    def for_kv(self, request: LiveRequest, tokens: int, now_s: float) -> bool:
+    def for_kv(self, request: R, tokens: int, now_s: float) -> bool:
         """Room for `tokens` tokens of KV in all. False, and the request parked, if nobody gives way."""
-        while not self._engine.grow_kv(request.request_id, request.model, tokens):
-            kv = self._kv_holders(exclude=(request,))
-            others = self._others(request.model)
-            if not self._give_way(request, others, kv, self._oldest() is request, now_s, kv_first=True):
-                if self._oldest() is not request or not self._start_over((request,)):
+        while not self._memory.grow_kv(request, tokens, now_s):
+            oldest = self._oldest() is request
+            least_due_s = float("-inf") if oldest else request.due_s() + MARGIN_S
+            if not self._give_way((request,), {request.model}, least_due_s, now_s, kv_first=True):
+                if not oldest or not self._start_over((request,), now_s):
                     self.park((request,), now_s)
                 return False
-        request.kv_tokens = max(request.kv_tokens, tokens)
         return True
 
-    def drop_kv(self, request: LiveRequest) -> None:
-        """Frees a request's KV; its tokens are computed again when it runs next."""
-        self._engine.drop_kv(request.request_id)
-        request.computed = request.kv_tokens = 0
+    def release_kv(self, model: str, now_s: float) -> None:
+        """Frees the KV of a model's requests. The oldest of all keeps its own, so that one always advances."""
+        oldest = self._oldest()
+        for request in self._live.values():
+            if request.model == model and request.holds_kv and request is not oldest:
+                self._memory.drop_kv(request, now_s)
 
-    def _start_over(self, requests: Iterable[LiveRequest]) -> bool:
-        """Frees the KV of those who ask themselves: it may lie where it splits the room. False if they have none."""
-        holders = [request for request in requests if request.kv_tokens]
-        for request in holders:
-            self.drop_kv(request)
-        return bool(holders)
-
-    def park(self, requests: Iterable[LiveRequest], now_s: float) -> None:
+    def park(self, requests: Iterable[R], now_s: float) -> None:
         for request in requests:
             request.parked_until_s = now_s + PARK_S
+            self._parked[request.request_id] = request
+            self._demands.touch(request.model)
 
-    def unpark_all(self) -> None:
-        for request in self._live.values():
+    def unpark(self, now_s: float) -> float | None:
+        """Lets those ask again whose time has come, all at infinity. When the next one's comes, if any is left."""
+        for request in [one for one in self._parked.values() if one.parked_until_s <= now_s]:
             request.parked_until_s = 0.0
+            del self._parked[request.request_id]
+            self._demands.touch(request.model)
+        self._parked = {name: one for name, one in self._parked.items() if name in self._live}
+        return min((one.parked_until_s for one in self._parked.values()), default=None)
+
+    def _start_over(self, requests: Iterable[R], now_s: float) -> bool:
+        """Frees the KV of those who ask themselves: it may lie where it splits the room. False if they have none."""
+        holders = [request for request in requests if request.holds_kv]
+        for request in holders:
+            self._memory.drop_kv(request, now_s)
+        return bool(holders)
 
     def _give_way(
-        self,
-        asking: LiveRequest,
-        models: dict[str, float],
-        kv: list[LiveRequest],
-        may_take_all: bool,
-        now_s: float,
-        kv_first: bool = False,
+        self, asking: Iterable[R], spared: set[str], least_due_s: float, now_s: float, kv_first: bool
     ) -> bool:
-        """Lets one model or one request's KV go. `models` maps a model to the due time of its most urgent request."""
-        least_due_s = float("-inf") if may_take_all else asking.due_s() + MARGIN_S
+        """Lets one model or one request's KV go: what is due after `least_due_s`, the last of it first."""
+        models = self._models_due_s(spared)
         model = max(models, key=lambda name: (models[name], name), default=None)
         if model is not None and models[model] == float("inf"):
-            self._engine.evict(model)
+            self._memory.evict(model, now_s)
             return True
-        victim = max(kv, key=lambda request: (request.due_s(), request.request_id), default=None)
+        victim = self._victim(asking, least_due_s)
         model_may = model is not None and models[model] > least_due_s
-        if victim is not None and victim.due_s() > least_due_s and (kv_first or not model_may):
-            self.drop_kv(victim)
-            self.park((victim,), now_s)
+        if victim is not None and (kv_first or not model_may):
+            self._memory.drop_kv(victim, now_s)
+            if victim.model in self._memory.present():
+                self.park((victim,), now_s)
             return True
         if model is not None and model_may:
-            self._engine.evict(model)
+            self._memory.evict(model, now_s)
             return True
         return False
 
-    def _others(self, *spared: str) -> dict[str, float]:
-        """Every other model on the device or on its way there, and when it is due; infinity if it is idle."""
-        due = {name: float("inf") for name in self._engine.resident() | self._engine.loading() if name not in spared}
+    def _models_due_s(self, spared: set[str]) -> dict[str, float]:
+        """Every other model that is present, and when it is due; infinity if it is idle. The oldest's stays."""
+        oldest = self._oldest()
+        kept = spared | {oldest.model} if oldest else spared
+        due_s = dict.fromkeys(self._memory.present() - kept, float("inf"))
         for request in self._live.values():
-            if request.model in due:
-                due[request.model] = min(due[request.model], request.due_s())
-        return due
+            if request.model in due_s:
+                due_s[request.model] = min(due_s[request.model], request.due_s())
+        return due_s
 
-    def _kv_holders(self, exclude: Iterable[LiveRequest]) -> list[LiveRequest]:
-        spared = {id(request) for request in exclude} | {id(self._oldest())}
-        return [request for request in self._live.values() if request.kv_tokens and id(request) not in spared]
+    def _victim(self, asking: Iterable[R], least_due_s: float) -> R | None:
+        """Whose KV goes: of a model that is not present, whenever it is due, else whoever is due last."""
+        spared = {id(request) for request in asking} | {id(self._oldest())}
+        present = self._memory.present()
+        holders = [
+            one
+            for one in self._live.values()
+            if one.holds_kv and id(one) not in spared and (one.model not in present or one.due_s() > least_due_s)
+        ]
+        return max(holders, key=lambda one: (one.model not in present, one.due_s(), one.request_id), default=None)
 
-    def _oldest(self) -> LiveRequest | None:
+    def _oldest(self) -> R | None:
         return min(self._live.values(), key=lambda request: request.age_key, default=None)

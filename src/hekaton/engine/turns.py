@@ -4,13 +4,14 @@ Pure of sockets and of clocks of its own: commands come in by `handle`, events g
 one pass, with at most one step in it. Preemption needs no work: a request's state is always between two steps.
 """
 
+import math
 from collections.abc import Callable
 
-from hekaton.engine.batch import Share, Stepper
+from hekaton.engine.batch import Stepper
 from hekaton.engine.desk import Desk
 from hekaton.engine.images import Images
 from hekaton.engine.interface import Engine
-from hekaton.engine.live import LiveRequest
+from hekaton.engine.live import EngineMemory
 from hekaton.engine.messages import (
     AddModel,
     Cancel,
@@ -20,18 +21,17 @@ from hekaton.engine.messages import (
     ImageReady,
     LoadEnded,
     RemoveModel,
-    Started,
-    Step,
-    StepOutput,
     Stop,
     Submit,
     TurnEnded,
 )
 from hekaton.engine.reporter import Reporter
 from hekaton.engine.room import Room
+from hekaton.engine.steps import Steps
 from hekaton.engine.turnlog import OpenTurn, TurnLog
+from hekaton.engine.views import Views
 from hekaton.errors import EngineFailed, HekatonError, ModelNotFound
-from hekaton.policy.types import Turn, TurnPolicy, WorkerView
+from hekaton.policy.types import Role, Turn, TurnPolicy
 
 
 class TurnLoop:
@@ -46,6 +46,7 @@ class TurnLoop:
         worker_id: str,
         max_batch: int = 64,
         prefill_chunk_tokens: int = 512,
+        role: Role = Role.ANY,
     ) -> None:
         self.stopping = False
         self._engine = engine
@@ -53,16 +54,18 @@ class TurnLoop:
         self._emit = emit
         self._clock = clock
         self._desk = Desk(engine, emit)
-        self._room = Room(engine, self._desk.live)
+        self._room = Room(EngineMemory(engine, self._desk.demands), self._desk.live, self._desk.demands)
         self._images = Images(engine, emit)
-        self._stepper = Stepper(engine, self._room, max_batch, prefill_chunk_tokens)
         self._log = TurnLog(worker_id, clock())
+        stepper = Stepper(engine, self._room, max_batch, prefill_chunk_tokens)
+        self._steps = Steps(stepper, self._desk, self._log, emit, role)
+        self._views = Views(engine, self._desk, self._images, role)
         self._turn: OpenTurn | None = None
+        self._reporter = Reporter(engine, emit)
         self._undecided = False
         """Something happened that a policy decides about."""
         self._retry_s: float | None = None
         """When the next parked request may ask again."""
-        self._reporter = Reporter(engine, emit)
 
     # ---- commands
 
@@ -134,12 +137,8 @@ class TurnLoop:
         return min(times, default=None)
 
     def check_integrity(self) -> None:
-        """Raises AssertionError if the books of loop or engine do not balance. The engine's are read when idle."""
-        for request in self._desk.live.values():
-            if not 0 <= request.computed <= min(request.kv_tokens, request.total):
-                raise AssertionError(f"request {request.request_id} has more computed tokens than KV or tokens")
-        if not self._desk.live:
-            self._engine.check_integrity()
+        """Raises AssertionError if the books of loop or engine do not balance."""
+        self._desk.check_integrity()
 
     def _collect_loads(self) -> None:
         for load in self._engine.finished_loads():
@@ -155,19 +154,23 @@ class TurnLoop:
         over = self._turn is not None and self._turn.first_step_s is not None and now_s >= self._turn.until_s
         return self._undecided or over or (self._retry_s is not None and now_s >= self._retry_s)
 
+    def _step(self, turn: OpenTurn) -> bool:
+        """Makes one step. A decision is due if there is none to make, or if it has ended a request."""
+        stepped = self._steps.step(turn, self._clock())
+        self._undecided |= not stepped or self._desk.has_ended
+        return stepped
+
     # ---- turns
 
     def _decide(self, now_s: float) -> None:
         self._undecided = False
-        if self._desk.take_ended():
-            self._room.unpark_all()
-        turn = self._policy.next_turn(self._view(now_s), now_s)
+        self._retry_s = self._room.unpark(math.inf if self._desk.take_ended() else now_s)
+        turn = self._policy.next_turn(self._views.view(self._turn, now_s), now_s)
         if turn is None or self._turn is None or self._turn.model != turn.model:
             self._leave(now_s)
         if turn is None:
             return
-        if self._turn is None:
-            self._turn = OpenTurn(turn.model, now_s)
+        self._turn = self._turn or OpenTurn(turn.model, now_s)
         self._turn.order = turn.request_ids
         self._turn.budget_s = turn.budget_s
         self._turn.until_s = now_s + turn.budget_s
@@ -177,6 +180,8 @@ class TurnLoop:
         """Evicts and begins loads as the turn says. A model that finds no room is left out of the next decision."""
         for model in turn.evict:
             self._engine.evict(model)
+        for model in turn.release_kv:
+            self._room.release_kv(model, now_s)
         for model in (turn.model, *turn.prefetch):
             present = self._engine.resident() | self._engine.loading()
             running = turn.model if turn.model != model else ""
@@ -191,73 +196,5 @@ class TurnLoop:
         preempted = [one for one in self._desk.live.values() if one.model == turn.model and one.started]
         for request in preempted:
             request.preemptions += 1
-        ids = tuple(request.request_id for request in preempted)
+        ids = tuple(one.request_id for one in preempted)
         self._emit(TurnEnded(self._log.close(turn, turn.first_step_s, now_s, ids)))
-
-    def _view(self, now_s: float) -> WorkerView:
-        live = self._desk.live.values()
-        runnable = [request for request in live if request.parked_until_s <= now_s]
-        parked = [request.parked_until_s for request in live if request.parked_until_s > now_s]
-        self._retry_s = min(parked, default=None)
-        resident, loading = self._engine.resident(), self._engine.loading()
-        used = self._engine.weights_bytes() + self._engine.kv_bytes()
-        started_s = self._turn.first_step_s if self._turn else None
-        # A model whose weights have just come runs already, lest it be displaced before its first step.
-        runs = self._turn is not None and (started_s is not None or self._turn.model in resident)
-        return WorkerView(
-            running=self._turn.model if self._turn and runs else None,
-            turn_started_s=now_s if started_s is None else started_s,
-            resident=resident,
-            loading=loading,
-            ready=frozenset(self._images.held),
-            requests=tuple(request.view() for request in runnable),
-            costs={model: self._engine.costs(model) for model in resident | loading | self._desk.models()},
-            device_memory_bytes=self._engine.device_memory_bytes,
-            free_bytes=self._engine.device_memory_bytes - used,
-        )
-
-    # ---- steps
-
-    def _step(self, turn: OpenTurn) -> bool:
-        """Makes one step of the turn's model. False, and a decision is due, if none of its requests can run."""
-        now = self._clock()
-        members = (self._desk.live.get(request_id) for request_id in turn.order)
-        runnable = [one for one in members if one and one.model == turn.model and one.parked_until_s <= now]
-        shares = self._stepper.compose(runnable, now)
-        if not shares:
-            self._undecided = True
-            return False
-        if turn.first_step_s is None:
-            turn.first_step_s = now
-            turn.until_s = now + turn.budget_s
-        self._start([share.request for share in shares])
-        self._apply(turn, shares, self._stepper.run(turn.model, shares))
-        return True
-
-    def _start(self, requests: list[LiveRequest]) -> None:
-        for request in requests:
-            if not request.started:
-                request.started = True
-                self._emit(Started(request.request_id, request.epoch))
-
-    def _apply(self, turn: OpenTurn, shares: list[Share], results: list[int | EngineFailed | None]) -> None:
-        """Books what a step produced: tokens first, then the requests that it ended."""
-        outputs: list[StepOutput] = []
-        failed: list[tuple[LiveRequest, EngineFailed]] = []
-        for share, result in zip(shares, results, strict=True):
-            request = share.request
-            if isinstance(result, EngineFailed):
-                failed.append((request, result))
-                continue
-            request.computed += len(share.item.token_ids)
-            if result is not None:
-                outputs.append(StepOutput(request.request_id, request.epoch, len(request.produced), (result,)))
-                request.produced.append(result)
-        self._log.stepped(turn, len(outputs))
-        if outputs:
-            self._emit(Step(turn.model, tuple(outputs)))
-        for request, error in failed:
-            self._desk.fail(request, error)
-        for share in shares:
-            self._desk.finish_if_complete(share.request)
-        self._undecided |= self._desk.has_ended

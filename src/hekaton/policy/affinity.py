@@ -1,52 +1,142 @@
-"""Placement by affinity: a request goes where its model is, unless that worker has enough to do."""
+"""Placement by affinity: a request goes where its model is, unless that worker has clearly more to do than another."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import nsmallest
 
-from hekaton.policy.types import PlacementRequest, PoolWorker
+from hekaton.policy.load import CostsOf, Load, load_of
+from hekaton.policy.types import Move, Placement, PlacementRequest, PoolWorker, able
 
-NO_SHARES: Mapping[str, float] = MappingProxyType({})
+CANDIDATES = 8
+"""Of the workers without the model, so many of the least loaded are looked at closely."""
+WORKERS_A_MOVE = 16
+"""One model at most moves at a time for each so many workers: a move is seen in the loads before the next is made."""
+FULL = 0.8
+"""Load below which nothing moves away from a worker."""
+SLO_WEIGHT = 0.05
+"""Of the newest request in what is taken for the pool's usual SLO."""
 
 
-class AffinityPlacement:
-    """The default placement (`affinity`).
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A worker's load, as of this view of it, and its share at this SLO."""
 
-    A worker's utilisation is the sum over its active models of step time ÷ TBT (`step_shares`; `default_share` for a
-    model without one), and a little for each request. Workers that run or hold the model come first as long as their
-    utilisation is below `overload`; then the least utilised.
+    worker: PoolWorker
+    load: Load
+    ttft_s: float
+    tbt_s: float
+    share: float
+
+
+@dataclass(slots=True)
+class _Slo:
+    ttft_s: float
+    tbt_s: float
+
+    def saw(self, request: PlacementRequest) -> None:
+        self.ttft_s += SLO_WEIGHT * (request.ttft_s - self.ttft_s)
+        self.tbt_s += SLO_WEIGHT * (request.tbt_s - self.tbt_s)
+
+
+class AffinityPlacement(Placement):
+    """The default placement (`affinity`): the least load (`Load.share`), where a model that moves pays for it.
+
+    A worker on which nothing of the model runs adds `affinity` times the share of a TBT that the model's step takes,
+    since two requests of one model in one batch cost little more than one; where the weights are missing too,
+    `load_weight` for each second of loading them. A model moves from the most to the least loaded worker if that makes
+    the worse of the two better by `hysteresis`.
     """
 
     def __init__(
         self,
-        overload: float = 2.0,
-        step_shares: Mapping[str, float] = NO_SHARES,
-        default_share: float = 0.1,
-        request_share: float = 0.01,
+        costs: CostsOf,
+        affinity: float = 3.0,
+        load_weight: float = 0.03,
+        copy_weight: float = 0.5,
+        hysteresis: float = 0.02,
     ) -> None:
-        self._overload = overload
-        self._step_shares = step_shares
-        self._default_share = default_share
-        self._request_share = request_share
+        self._costs = costs
+        self._affinity = affinity
+        self._load_weight = load_weight
+        self._copy_weight = copy_weight
+        self._hysteresis = hysteresis
+        self._slo: _Slo | None = None
+        self._known: dict[str, _Known] = {}
 
-    def place(self, request: PlacementRequest, workers: tuple[PoolWorker, ...]) -> str | None:
-        able = [worker for worker in workers if not worker.draining and _holds(worker, request)]
-        return min(able, key=lambda worker: self._rank(worker, request.model)).worker_id if able else None
+    def place(self, request: PlacementRequest, workers: Sequence[PoolWorker]) -> str | None:
+        if self._slo is None:
+            self._slo = _Slo(request.ttft_s, request.tbt_s)
+        self._slo.saw(request)
+        costs = self._costs(request.model)
+        elsewhere = self._affinity * costs.step_base_s / request.tbt_s
+        absent = elsewhere + self._load_weight * costs.load_s
 
-    def utilisation(self, worker: PoolWorker) -> float:
-        active = {model: count for model, count in worker.requests.items() if count > 0}
-        models = sum(self._step_shares.get(model, self._default_share) for model in active)
-        return models + self._request_share * sum(active.values())
+        def rank(worker: PoolWorker) -> tuple[float, str]:
+            load = self._look(worker, request.ttft_s, request.tbt_s).load
+            if request.model in worker.requests:
+                after, moved = load.with_request(costs), 0.0
+            else:
+                after, moved = load.with_model(costs, 1), elsewhere if _holds(worker, request.model) else absent
+            share = after.share(worker.device_memory_bytes, request.ttft_s, request.tbt_s, self._copy_weight)
+            return share + moved, worker.worker_id
 
-    def _rank(self, worker: PoolWorker, model: str) -> tuple[int, float, str]:
-        """Running, else holding, else any; then by utilisation. An overloaded worker has no affinity."""
-        load = self.utilisation(worker)
-        if load >= self._overload:
-            return 2, load, worker.worker_id
-        if worker.requests.get(model, 0) > 0:
-            return 0, load, worker.worker_id
-        return (1 if model in worker.resident | worker.loading else 2), load, worker.worker_id
+        chosen = min(self._candidates(request, workers), key=rank, default=None)
+        return chosen.worker_id if chosen else None
+
+    def _candidates(self, request: PlacementRequest, workers: Sequence[PoolWorker]) -> list[PoolWorker]:
+        """Those with the model, and the least loaded of the others."""
+        with_model: list[PoolWorker] = []
+        others: list[PoolWorker] = []
+        for worker in able(request, workers):
+            there = request.model in worker.requests or _holds(worker, request.model)
+            (with_model if there else others).append(worker)
+
+        def share(worker: PoolWorker) -> float:
+            return self._look(worker, request.ttft_s, request.tbt_s).share
+
+        return with_model + nsmallest(CANDIDATES, others, key=share)
+
+    def rebalance(self, workers: Sequence[PoolWorker]) -> tuple[Move, ...]:
+        """The most with the least loaded worker, the next with the next, and so on."""
+        slo = self._slo
+        if slo is None:
+            return ()
+        serving = [worker for worker in workers if not worker.draining]
+        ordered = sorted(serving, key=lambda one: (self._look(one, slo.ttft_s, slo.tbt_s).share, one.worker_id))
+        pairs = zip(reversed(ordered), ordered, strict=True)
+        count = min(-(-len(serving) // WORKERS_A_MOVE), len(serving) // 2)
+        moves = (self._move(full, spare, slo) for (full, spare), _ in zip(pairs, range(count), strict=False))
+        return tuple(move for move in moves if move)
+
+    def _move(self, full: PoolWorker, spare: PoolWorker, slo: _Slo) -> Move | None:
+        """The model whose move makes the worse of the two best."""
+        now = self._look(full, slo.ttft_s, slo.tbt_s).share
+        if now < FULL:
+            return None
+        worst = now - self._hysteresis
+        chosen: str | None = None
+        for model in sorted(full.requests):
+            rest = load_of({name: count for name, count in full.requests.items() if name != model}, self._costs)
+            merged = dict(spare.requests)
+            merged[model] = merged.get(model, 0) + full.requests[model]
+            spare_share = self._share(load_of(merged, self._costs), spare, slo)
+            after = max(self._share(rest, full, slo), spare_share)
+            if after < worst and self._costs(model).weight_bytes <= spare.device_memory_bytes:
+                worst, chosen = after, model
+        return Move(chosen, full.worker_id, spare.worker_id) if chosen else None
+
+    def _share(self, load: Load, worker: PoolWorker, slo: _Slo) -> float:
+        return load.share(worker.device_memory_bytes, slo.ttft_s, slo.tbt_s, self._copy_weight)
+
+    def _look(self, worker: PoolWorker, ttft_s: float, tbt_s: float) -> _Known:
+        known = self._known.get(worker.worker_id)
+        if known is None or known.worker is not worker or known.ttft_s != ttft_s or known.tbt_s != tbt_s:
+            same = known is not None and known.worker is worker
+            load = known.load if known is not None and same else load_of(worker.requests, self._costs)
+            share = load.share(worker.device_memory_bytes, ttft_s, tbt_s, self._copy_weight)
+            known = self._known[worker.worker_id] = _Known(worker, load, ttft_s, tbt_s, share)
+        return known
 
 
-def _holds(worker: PoolWorker, request: PlacementRequest) -> bool:
-    kv_bytes = request.kv_bytes_per_token * (request.prompt_tokens + request.max_tokens)
-    return request.weight_bytes + kv_bytes <= worker.device_memory_bytes
+def _holds(worker: PoolWorker, model: str) -> bool:
+    return model in worker.resident or model in worker.loading

@@ -4,9 +4,22 @@ Pure: no I/O, no clock, no randomness. The same policy objects run in the live w
 simulator.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Protocol
+
+
+class Role(Enum):
+    """Which phase of requests a worker serves."""
+
+    ANY = "any"
+    PREFILL = "prefill"
+    """Computes prompts and first tokens, then hands the request and its KV over."""
+    DECODE = "decode"
+
+    def serves(self, phase: "Role") -> bool:
+        return self is Role.ANY or phase is Role.ANY or self is phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +43,27 @@ class ModelCosts:
         """One decode step of `requests` requests with `context_tokens` tokens of KV together."""
         return self.step_base_s + self.step_s_per_request * requests + self.step_s_per_context_token * context_tokens
 
+    def mixed_s(self, prefill_tokens: int, requests: int, context_tokens: int) -> float:
+        """One step of decodes and prompts together, either of which may be none: the weights are read once for both."""
+        if not prefill_tokens:
+            return self.step_s(requests, context_tokens)
+        if not requests:
+            return self.prefill_s(prefill_tokens)
+        shared_s = min(self.step_base_s, self.prefill_base_s)
+        return self.step_s(requests, context_tokens) + self.prefill_s(prefill_tokens) - shared_s
+
+    def slowed(self, factor: float) -> "ModelCosts":
+        """Every time, so many times as long."""
+        return replace(
+            self,
+            load_s=self.load_s * factor,
+            prefill_base_s=self.prefill_base_s * factor,
+            prefill_s_per_token=self.prefill_s_per_token * factor,
+            step_base_s=self.step_base_s * factor,
+            step_s_per_request=self.step_s_per_request * factor,
+            step_s_per_context_token=self.step_s_per_context_token * factor,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RequestView:
@@ -45,10 +79,44 @@ class RequestView:
     """Tokens to prefill before the next one can be sampled; 0 while decoding."""
     produced_tokens: int
     context_tokens: int
+    """Tokens whose KV there is."""
+    output_tokens: int | None = None
+    """How many it will produce in all: an oracle's knowledge, in the simulator only."""
 
     def due_s(self) -> float:
         """When the next token is due."""
         return self.arrival_s + self.ttft_s + self.produced_tokens * self.tbt_s
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The requests of one model, and what follows from them. It does not change with time, only with the requests."""
+
+    model: str
+    requests: tuple[RequestView, ...]
+    """The most urgent first."""
+    latest_start_s: float
+    """If the model runs from then on, every next token is in time, the prompts being computed one by one."""
+    prefill_tokens: int
+    decoding: int
+    context_tokens: int
+    step_s: float
+    """One decode step of all that decode."""
+
+    @classmethod
+    def of(cls, model: str, requests: Iterable[RequestView], costs: ModelCosts) -> "Demand":
+        """Of at least one request."""
+        ordered = tuple(sorted(requests, key=lambda one: (one.due_s(), one.arrival_s, one.request_id)))
+        decoding = [one for one in ordered if not one.pending_tokens]
+        context_tokens = sum(one.context_tokens for one in decoding)
+        step_s = costs.step_s(len(decoding), context_tokens)
+        latest_s, prefills_s = (decoding[0].due_s() - step_s if decoding else float("inf")), 0.0
+        for one in ordered:
+            if one.pending_tokens:
+                prefills_s += costs.prefill_s(one.pending_tokens)
+                latest_s = min(latest_s, one.due_s() - prefills_s)
+        prefill_tokens = sum(one.pending_tokens for one in ordered)
+        return cls(model, ordered, latest_s, prefill_tokens, len(decoding), context_tokens, step_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +131,14 @@ class WorkerView:
     loading: frozenset[str]
     ready: frozenset[str]
     """Models whose host image is at hand: only these can be loaded."""
-    requests: tuple[RequestView, ...]
+    demands: Mapping[str, Demand]
+    """By model, of those with requests that can run."""
     costs: Mapping[str, ModelCosts]
     device_memory_bytes: int
     free_bytes: int
+    kv_bytes: Mapping[str, int]
+    """KV on the device, by model."""
+    role: Role = Role.ANY
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +149,10 @@ class Turn:
     request_ids: tuple[str, ...]
     budget_s: float
     evict: tuple[str, ...] = ()
+    """Models whose weights leave the device, and whose KV leaves it if that is called for."""
     prefetch: tuple[str, ...] = ()
+    release_kv: tuple[str, ...] = ()
+    """Models whose KV leaves the device, to come back later or to be computed again."""
 
 
 class TurnPolicy(Protocol):
@@ -101,6 +176,9 @@ class PoolWorker:
     requests: Mapping[str, int]
     """Live requests, by model."""
     draining: bool = False
+    role: Role = Role.ANY
+    prefill_tokens: Mapping[str, int] | None = None
+    """Tokens of prompts that wait to be computed, by model; None if that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +191,39 @@ class PlacementRequest:
     kv_bytes_per_token: int
     ttft_s: float
     tbt_s: float
+    phase: Role = Role.ANY
+    """PREFILL or DECODE where workers have roles: a request is placed once for each."""
+
+    def bytes_needed(self) -> int:
+        """What a worker, empty, must have to hold it to its end."""
+        return self.weight_bytes + self.kv_bytes_per_token * (self.prompt_tokens + self.max_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Every request of `model` leaves one worker for another."""
+
+    model: str
+    from_worker_id: str
+    to_worker_id: str
 
 
 class Placement(Protocol):
     """Which worker gets this request?"""
 
-    def place(self, request: PlacementRequest, workers: tuple[PoolWorker, ...]) -> str | None:
+    def place(self, request: PlacementRequest, workers: Sequence[PoolWorker]) -> str | None:
         """A worker's id, or None if none can take it now."""
+
+    def rebalance(self, workers: Sequence[PoolWorker]) -> tuple[Move, ...]:
+        """Asked once a second. Nothing moves unless a policy says so."""
+        return ()
+
+
+def able(request: PlacementRequest, workers: Iterable[PoolWorker]) -> list[PoolWorker]:
+    """The workers that may be given the request."""
+    needed = request.bytes_needed()
+    return [
+        one
+        for one in workers
+        if not one.draining and needed <= one.device_memory_bytes and one.role.serves(request.phase)
+    ]

@@ -1,10 +1,17 @@
 """Protobuf at the edge: messages of hekaton.v1 to and from the facts of `hekaton.facts`."""
 
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+
+import structlog
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 
 from hekaton import facts
-from hekaton.v1 import common_pb2, memory_pb2, models_pb2
+from hekaton.policy.types import ModelCosts, Role
+from hekaton.v1 import common_pb2, memory_pb2, models_pb2, pool_pb2
 
+log = structlog.get_logger(__name__)
 FINISH_TO_PB = {
     facts.FinishReason.STOP: common_pb2.FINISH_REASON_STOP,
     facts.FinishReason.LENGTH: common_pb2.FINISH_REASON_LENGTH,
@@ -15,6 +22,14 @@ STATE_TO_PB = {
     facts.ModelState.READY: models_pb2.MODEL_STATE_READY,
     facts.ModelState.FAILED: models_pb2.MODEL_STATE_FAILED,
 }
+STATE_FROM_PB = {value: key for key, value in STATE_TO_PB.items()}
+
+ROLE_TO_PB = {
+    Role.ANY: pool_pb2.WORKER_ROLE_UNSPECIFIED,
+    Role.PREFILL: pool_pb2.WORKER_ROLE_PREFILL,
+    Role.DECODE: pool_pb2.WORKER_ROLE_DECODE,
+}
+ROLE_FROM_PB = {value: key for key, value in ROLE_TO_PB.items()}
 
 
 def duration(seconds: float) -> Duration:
@@ -74,6 +89,30 @@ def model_to_pb(entry: facts.CatalogEntry) -> models_pb2.Model:
         error=entry.error,
         spec=spec_to_pb(entry.spec) if entry.spec else None,
     )
+
+
+def statuses_from_registry(listed: Mapping[str, bytes]) -> dict[str, pool_pb2.WorkerStatus]:
+    """Statuses by worker id; one that is no status of that worker is left out."""
+    statuses = {}
+    for worker_id, info in listed.items():
+        try:
+            status = pool_pb2.WorkerStatus.FromString(info)
+        except DecodeError as error:
+            log.error("a registered status cannot be decoded", worker_id=worker_id, why=str(error))
+            continue
+        if status.worker_id == worker_id and status.address:
+            statuses[worker_id] = status
+        else:
+            log.error("a registered status is not its worker's", worker_id=worker_id)
+    return statuses
+
+
+def costs_to_pb(model: str, costs: ModelCosts) -> pool_pb2.ModelCosts:
+    return pool_pb2.ModelCosts(model=model, **asdict(costs))
+
+
+def costs_from_pb(message: pool_pb2.ModelCosts) -> ModelCosts:
+    return ModelCosts(**{field.name: getattr(message, field.name) for field in fields(ModelCosts)})
 
 
 def tensor_to_pb(entry: facts.TensorEntry) -> memory_pb2.TensorEntry:

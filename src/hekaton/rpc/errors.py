@@ -6,18 +6,20 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from hekaton import errors
-from hekaton.errors import DOMAIN, HekatonError, RemoteError
+from hekaton.errors import DOMAIN, HekatonError, RemoteError, StaleTerm
 
 STATUS_KEY = "grpc-status-details-bin"
+NEWEST_TERM = "newest_term"
 CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def to_trailers(error: HekatonError) -> tuple[tuple[str, bytes], ...]:
     """Trailing metadata that carries the error's google.rpc details."""
     status = status_pb2.Status(code=error.code.value[0], message=error.message)
-    details: list[error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
-    ]
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    if isinstance(error, StaleTerm):
+        info.metadata[NEWEST_TERM] = str(error.newest)
+    details: list[error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo] = [info]
     if error.retry_after_s is not None:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
@@ -41,7 +43,10 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> HekatonError:
                 elif detail.Is(retry.DESCRIPTOR):
                     detail.Unpack(retry)
                     retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
-    return from_status(error.code(), info.reason, error.details() or str(error.code()), retry_after_s)
+    known = from_status(error.code(), info.reason, error.details() or str(error.code()), retry_after_s)
+    if isinstance(known, StaleTerm):
+        known.newest = int(info.metadata.get(NEWEST_TERM, "0"))
+    return known
 
 
 def from_status(code: grpc.StatusCode, reason: str, message: str, retry_after_s: float | None = None) -> HekatonError:

@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from hekaton.config import Settings, load
 from hekaton.errors import InvalidArgument
 from hekaton.rpc.channel import KEEPALIVE_MS
 from hekaton.rpc.interceptors import ServerInterceptor
+from hekaton.rpc.stopping import LAST_RESORT_S, until_stopped
 
 log = structlog.get_logger(__name__)
 S = TypeVar("S", bound=Settings)
@@ -89,7 +89,10 @@ async def serving(
 
 
 def run(cls: type[S], main: Callable[[S, asyncio.Event], Awaitable[None]]) -> None:
-    """The whole life of a service's process. `main` returns soon after the event is set (SIGTERM or SIGINT)."""
+    """The whole life of a service's process.
+
+    `main` returns soon after the event is set (SIGTERM or SIGINT); a second signal ends the process at once.
+    """
     settings = load(cls)
     telemetry.setup_logging(cls.service, level=settings.log_level, fmt=settings.log_format)
     with telemetry.tracing(cls.service, uuid.uuid4().hex[:8], settings.otlp_endpoint):
@@ -102,10 +105,7 @@ def run(cls: type[S], main: Callable[[S, asyncio.Event], Awaitable[None]]) -> No
 
 async def _until_signalled(settings: S, main: Callable[[S, asyncio.Event], Awaitable[None]]) -> None:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await main(settings, stop)
+    await until_stopped(main(settings, stop), stop, settings.drain_timeout_s + LAST_RESORT_S)
 
 
 def new_id(prefix: str) -> str:

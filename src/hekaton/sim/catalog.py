@@ -1,29 +1,38 @@
-"""The market of models, and what each costs on a device."""
+"""The market of models by name, and the hardware that they need."""
 
 import re
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from dataclasses import dataclass
 
 from hekaton.engine.emulated import BLOCK_TOKENS
-from hekaton.engine.profiles import emulated_costs, emulated_spec
 from hekaton.errors import InvalidArgument, ModelTooLarge
 from hekaton.policy.types import ModelCosts
+from hekaton.sim.classes import ServedClass, device_facts, served
 
 MIX = (*["qwen2.5-7b"] * 6, *["yi-1.5-9b"] * 2, *["llama-2-13b"] * 2)
 """The class of model `mNN` is that of NN mod 10, as in the artifact's runs."""
 
-USABLE_BYTES: Mapping[str, int] = MappingProxyType(
-    {
-        "a10": 21_600_000_000,
-        "a100": 72_000_000_000,
-        "h100": 72_000_000_000,
-        "h800": 72_000_000_000,
-        "h20": 86_400_000_000,
-    }
-)
-"""Nine tenths of a device's memory; the rest is left to activations and the framework."""
-
 _NAME = re.compile(r"m(\d+)")
+
+Catalog = Mapping[str, ServedClass]
+"""Classes by model name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What one worker has: a device, or a group of them that serve tensor-parallel models and count as one."""
+
+    devices: int
+    memory_bytes: int
+    bandwidth_bytes_per_s: float
+    costs: Mapping[str, ModelCosts]
+    """By model name."""
+
+    def workers(self, gpus: int) -> int:
+        """How many such workers `gpus` devices make. Raises InvalidArgument unless it comes out even, and not at 0."""
+        if gpus < 1 or gpus % self.devices:
+            raise InvalidArgument(f"{gpus} GPUs are no whole number of workers of {self.devices}")
+        return gpus // self.devices
 
 
 def names(count: int) -> list[str]:
@@ -33,30 +42,59 @@ def names(count: int) -> list[str]:
     return [f"m{index:02d}" for index in range(count)]
 
 
-def costs_of(
-    models: Iterable[str], device: str, device_memory_bytes: int, bandwidth_bytes_per_s: float
-) -> dict[str, ModelCosts]:
-    """Costs by model name. Raises InvalidArgument (name, device, bandwidth) and ModelTooLarge."""
+def mix(models: Iterable[str]) -> dict[str, ServedClass]:
+    """The artifact's classes of models named as `names` does. Raises InvalidArgument for another name."""
+    by_class = {name: served(name) for name in MIX}
+    return {model: by_class[_mix_class(model)] for model in models}
+
+
+def hardware(
+    models: Iterable[str],
+    catalog: Catalog | None,
+    device: str,
+    device_memory_bytes: int | None,
+    bandwidth_bytes_per_s: float,
+) -> Hardware:
+    """For models of the catalog, or of the artifact's mix if that is None; memory and bandwidth are one device's.
+
+    Raises InvalidArgument for what is unknown or does not go together, and ModelTooLarge.
+    """
     if not bandwidth_bytes_per_s > 0:
         raise InvalidArgument(f"bandwidth must be positive, not {bandwidth_bytes_per_s / 1e9:g} GB/s")
-    by_class = {name: _class_costs(name, device, bandwidth_bytes_per_s) for name in sorted(set(MIX))}
-    costs = {model: by_class[_class_of(model)] for model in sorted(set(models))}
+    classes = _classes(sorted(set(models)), catalog)
+    devices = _group(classes)
+    memory_bytes = devices * (device_memory_bytes or device_facts(device).usable_bytes)
+    bandwidth = devices * bandwidth_bytes_per_s
+    by_class = {served: served.costs(device, bandwidth) for served in set(classes.values())}
+    costs = {model: by_class[served] for model, served in classes.items()}
     for model, cost in costs.items():
         needed = cost.weight_bytes + cost.kv_bytes_per_token * BLOCK_TOKENS
-        if needed > device_memory_bytes:
+        if needed > memory_bytes:
             raise ModelTooLarge(
                 f"model {model} needs {needed / 1e9:.1f} GB with one block of KV; "
-                f"the device {device} has {device_memory_bytes / 1e9:.1f} GB"
+                f"the device {device} has {memory_bytes / 1e9:.1f} GB" + (f" ({devices} of them)" * (devices > 1))
             )
-    return costs
+    return Hardware(devices, memory_bytes, bandwidth, costs)
 
 
-def _class_of(model: str) -> str:
+def _classes(models: list[str], catalog: Catalog | None) -> Catalog:
+    if catalog is None:
+        return mix(models)
+    unknown = next((model for model in models if model not in catalog), None)
+    if unknown is not None:
+        raise InvalidArgument(f"model {unknown!r} is not in the catalog")
+    return {model: catalog[model] for model in models}
+
+
+def _group(classes: Catalog) -> int:
+    degrees = sorted({served.tensor_parallel for served in classes.values()})
+    if len(degrees) != 1:
+        raise InvalidArgument(f"models of tensor-parallel degrees {degrees} need a pool each: run them apart")
+    return degrees[0]
+
+
+def _mix_class(model: str) -> str:
     known = _NAME.fullmatch(model)
     if known is None:
-        raise InvalidArgument(f"model {model!r} has no class: name models m00, m01, …")
+        raise InvalidArgument(f"model {model!r} has no class: name models m00, m01, …, or give a catalog")
     return MIX[int(known[1]) % len(MIX)]
-
-
-def _class_costs(name: str, device: str, bandwidth_bytes_per_s: float) -> ModelCosts:
-    return emulated_costs(device, emulated_spec(name), name, bandwidth_bytes_per_s)

@@ -13,6 +13,7 @@ class Outcome:
     """A request at its end. One that was refused has no TTFT, and all its tokens are late."""
 
     model: str
+    arrival_s: float
     tokens: int
     on_time: int
     qos: float
@@ -25,6 +26,7 @@ def finished(request: SimRequest) -> Outcome:
     due_s = request.arrival_s + request.ttft_s + np.arange(len(times_s)) * request.tbt_s
     return Outcome(
         model=request.model,
+        arrival_s=request.arrival_s,
         tokens=len(times_s),
         on_time=int(np.count_nonzero(times_s <= due_s)),
         qos=qos(times_s - request.arrival_s, request.ttft_s, request.tbt_s),
@@ -33,8 +35,8 @@ def finished(request: SimRequest) -> Outcome:
     )
 
 
-def refused(model: str, tokens: int) -> Outcome:
-    return Outcome(model, tokens, on_time=0, qos=0.0, ttft_s=None, finished=False)
+def refused(request: SimRequest) -> Outcome:
+    return Outcome(request.model, request.arrival_s, request.output_tokens, 0, qos=0.0, ttft_s=None, finished=False)
 
 
 def qos(times_s: NDArray[np.float64], ttft_s: float, tbt_s: float) -> float:

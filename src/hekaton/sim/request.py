@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from hekaton.policy.types import RequestView
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stretch:
     """Steps in a row in which nothing changes but the context, which grows: step k takes `step_s + k·growth_s`."""
 
@@ -17,6 +18,8 @@ class Stretch:
     step_s: float
     growth_s: float
     steps: int
+    _times_s: NDArray[np.float64] | None = None
+    """Kept, since all requests of the batch ask for them."""
 
     def after_s(self, steps: int) -> float:
         """The time at which `steps` of its steps are done."""
@@ -40,8 +43,14 @@ class Stretch:
         return min(steps, self.steps)
 
     def token_times_s(self) -> NDArray[np.float64]:
-        done = np.arange(1, self.steps + 1)
-        return self.start_s + done * self.step_s + self.growth_s * (done * (done - 1) / 2)
+        if self._times_s is None:
+            done = np.arange(1, self.steps + 1)
+            self._times_s = self.start_s + done * self.step_s + self.growth_s * (done * (done - 1) / 2)
+        return self._times_s
+
+
+class Freeable(Protocol):
+    def free(self, nbytes: int) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +68,14 @@ class SimRequest:
     computed: int = 0
     """Tokens whose KV is on the device."""
     kv_bytes: int = 0
+    host: Freeable | None = None
+    """Who keeps its KV, if that is not on the device."""
+    host_bytes: int = 0
+    host_tokens: int = 0
+    host_ready_s: float = 0.0
+    """When the copy to the host is complete."""
+    fetching: bool = False
+    """Its KV is on the way from the host to the device."""
     parked_until_s: float = 0.0
     stretches: list[Stretch] = field(default_factory=list)
     """Each gave one token a step to this request."""
@@ -66,9 +83,18 @@ class SimRequest:
     """As of the last change: most requests stand still while others run."""
 
     @property
+    def age_key(self) -> tuple[float, str]:
+        return self.arrival_s, self.request_id
+
+    @property
+    def holds_kv(self) -> bool:
+        """KV on the device that could leave it."""
+        return self.kv_bytes > 0 and not self.fetching
+
+    @property
     def pending(self) -> int:
         """Tokens to prefill; 0 while decoding."""
-        return 0 if self.computed else self.input_tokens + self.produced
+        return 0 if self.computed or self.host_tokens else self.input_tokens + self.produced
 
     def due_s(self) -> float:
         """When the next token is due."""
@@ -82,6 +108,18 @@ class SimRequest:
         self.computed += self.pending or stretch.steps
         self.produced += stretch.steps
         self.stretches.append(stretch)
+        self._view = None
+
+    def swapped(self, host: Freeable, nbytes: int, ready_s: float) -> None:
+        """Its KV goes to the host."""
+        self.host, self.host_bytes, self.host_tokens, self.host_ready_s = host, nbytes, self.computed, ready_s
+        self.computed = 0
+        self._view = None
+
+    def fetched(self) -> None:
+        """Its KV is back on a device."""
+        self.computed = self.host_tokens
+        self.host, self.host_bytes, self.host_tokens, self.fetching = None, 0, 0, False
         self._view = None
 
     def start_over(self) -> None:
@@ -99,6 +137,7 @@ class SimRequest:
                 tbt_s=self.tbt_s,
                 pending_tokens=self.pending,
                 produced_tokens=self.produced,
-                context_tokens=self.computed,
+                context_tokens=self.computed + self.host_tokens,
+                output_tokens=self.output_tokens,
             )
         return self._view

@@ -4,16 +4,17 @@ The live turn loop makes one step a pass. Here the steps up to the next event ar
 the turn or a request ends, or something happens to the worker, which cuts the stretch at its next step boundary.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from hekaton.policy.types import ModelCosts, PoolWorker, Turn, TurnPolicy, WorkerView
+from hekaton.engine.room import Room
+from hekaton.policy.types import ModelCosts, PoolWorker, Role, Turn, TurnPolicy, WorkerView
 from hekaton.sim.agenda import Agenda
+from hekaton.sim.desk import Desk
 from hekaton.sim.device import Device
-from hekaton.sim.request import SimRequest, Stretch
-from hekaton.sim.room import Room
-
-MAX_BATCH = 64
+from hekaton.sim.request import SimRequest
+from hekaton.sim.stepper import Run, Stepper
 
 
 @dataclass(slots=True)
@@ -37,18 +38,12 @@ class _OpenTurn:
     first_step_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """A stretch under way."""
-
-    stretch: Stretch
-    requests: tuple[SimRequest, ...]
-
-
 class Worker:
-    """One device under one policy. `finished` is called with every request that ends, at its end.
+    """One device under one policy.
 
-    `max_steps` bounds a stretch; 1 makes every step an event.
+    `ended` is called with every request that leaves: at its end, or, of a prefill worker, with its first token made and
+    its KV on the way to the host. `believed` are the costs that policies are told. `max_steps` bounds a stretch; 1
+    makes every step an event.
     """
 
     def __init__(
@@ -58,38 +53,80 @@ class Worker:
         costs: Mapping[str, ModelCosts],
         policy: TurnPolicy,
         agenda: Agenda,
-        finished: Callable[[SimRequest], None],
+        ended: Callable[[SimRequest], None],
+        *,
+        role: Role = Role.ANY,
+        believed: Mapping[str, ModelCosts] | None = None,
+        switch_overhead_s: float = 0.0,
         max_steps: int = 1 << 20,
     ) -> None:
         self.worker_id = worker_id
         self.device = device
         self.tally = Tally()
         self._costs = costs
+        self._believed = costs if believed is None else believed
         self._ready = frozenset(costs)
         self._policy = policy
         self._agenda = agenda
-        self._finished = finished
-        self._max_steps = max_steps
-        self._live: dict[str, SimRequest] = {}
-        """In order of arrival."""
-        self._counts: dict[str, int] = {}
-        self._room = Room(device, self._live)
+        self._ended_request = ended
+        self._role = role
+        self._switch_overhead_s = switch_overhead_s
+        self._desk = Desk()
+        self._room: Room[SimRequest] = Room(device, self._desk.live, self._desk.demands)
+        self._stepper = Stepper(device, self._room, costs, max_steps)
         self._turn: _OpenTurn | None = None
         self._last_model: str | None = None
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._undecided = False
         self._ended = False
         self._copy_watch_s: float | None = None
         self._retry_s: float | None = None
+        self._pool_view: PoolWorker | None = None
+        self._pool_view_version = -1
 
     def pool_view(self) -> PoolWorker:
-        device = self.device
-        return PoolWorker(self.worker_id, device.memory_bytes, device.resident, device.loading, self._counts)
+        """As placements see it; the same object until something changes."""
+        device, desk, view = self.device, self._desk, self._pool_view
+        fresh = view is not None and view.resident is device.resident and view.loading is device.loading
+        if view is None or not fresh or self._pool_view_version != desk.version:
+            self._pool_view_version = desk.version
+            view = self._pool_view = PoolWorker(
+                self.worker_id,
+                device.memory_bytes,
+                device.resident,
+                device.loading,
+                dict(desk.counts),
+                role=self._role,
+                prefill_tokens=dict(desk.prefill_tokens),
+            )
+        return view
 
     def submit(self, request: SimRequest) -> None:
-        self._live[request.request_id] = request
-        self._counts[request.model] = self._counts.get(request.model, 0) + 1
+        self._desk.add(request)
         self._wake()
+
+    def withdraw(self, request: SimRequest) -> bool:
+        """Takes back a request whose prefill has not begun. False if it has."""
+        begun = request.produced or (self._run is not None and request in self._run.requests)
+        if begun or request.request_id not in self._desk.live:
+            return False
+        self._desk.remove(request)
+        self._wake()
+        return True
+
+    def give_up(self, model: str) -> list[SimRequest]:
+        """All requests of a model, to be moved; none while it runs, or while KV is on its way here."""
+        requests = list(self._desk.of(model))
+        running = self._run is not None and self._run.requests[0].model == model
+        if running or any(one.fetching for one in requests):
+            return []
+        self._release_kv(model, self._agenda.now_s)
+        for request in requests:
+            self._desk.remove(request)
+            request.parked_until_s = 0.0
+        self._ended = True
+        self._wake()
+        return requests
 
     # ---- events
 
@@ -99,14 +136,15 @@ class Worker:
         if self._run is None:
             self._advance()
             return
-        stretch = self._run.stretch
-        steps = stretch.steps_by(self._agenda.now_s)
-        if steps < stretch.steps:
-            self._begin(_Run(Stretch(stretch.start_s, stretch.step_s, stretch.growth_s, steps), self._run.requests))
+        if shorter := self._run.cut(self._agenda.now_s):
+            self._begin(shorter)
 
     def _copy_ended(self) -> None:
         self._copy_watch_s = None
-        if self.device.settle(self._agenda.now_s):
+        came = self.device.settle(self._agenda.now_s)
+        for model in came:
+            self._desk.demands.touch(model)
+        if came:
             self._wake()
         self._watch_copies()
 
@@ -120,12 +158,10 @@ class Worker:
         self._retry_s = None
         self._wake()
 
-    def _watch_parked(self) -> None:
-        now_s = self._agenda.now_s
-        parked = [request.parked_until_s for request in self._live.values() if request.parked_until_s > now_s]
-        if parked and (self._retry_s is None or min(parked) < self._retry_s):
-            self._retry_s = min(parked)
-            self._agenda.at(self._retry_s, self._retry)
+    def _watch_parked(self, at_s: float | None) -> None:
+        if at_s is not None and (self._retry_s is None or at_s < self._retry_s):
+            self._retry_s = at_s
+            self._agenda.at(at_s, self._retry)
 
     # ---- decisions
 
@@ -136,7 +172,6 @@ class Worker:
         while self._undecided or not self._goes_on():
             self._decide()
         self._watch_copies()
-        self._watch_parked()
 
     def _goes_on(self) -> bool:
         """Begins a stretch of the open turn if it can. False if its weights are there but none of its requests runs."""
@@ -146,9 +181,8 @@ class Worker:
     def _decide(self) -> None:
         now_s = self._agenda.now_s
         self._undecided = False
-        if self._ended:
-            self._room.unpark_all()
-            self._ended = False
+        self._watch_parked(self._room.unpark(math.inf if self._ended else now_s))
+        self._ended = False
         decided = self._policy.next_turn(self._view(now_s), now_s)
         if decided is None:
             self._turn = None
@@ -164,11 +198,20 @@ class Worker:
         """Evicts and begins loads as the turn says. A model that finds no room is left out of the next decision."""
         for model in turn.evict:
             self.device.evict(model, now_s)
+        for model in turn.release_kv:
+            self._release_kv(model, now_s)
         for model in (turn.model, *turn.prefetch):
-            present = model in self.device.resident or model in self.device.loading
             running = turn.model if turn.model != model else ""
-            if not present and not self._room.for_weights(model, now_s, running):
+            if model not in self.device.present() and not self._room.for_weights(model, now_s, running):
                 self._undecided = True
+            elif model != turn.model:
+                self._stepper.fetch_beside(list(self._desk.of(model)), now_s)
+
+    def _release_kv(self, model: str, now_s: float) -> None:
+        for request in self._desk.of(model):
+            if request.holds_kv:
+                self.device.drop_kv(request, now_s)
+        self._desk.demands.touch(model)
 
     def _view(self, now_s: float) -> WorkerView:
         turn = self._turn
@@ -181,53 +224,30 @@ class Worker:
             resident=self.device.resident,
             loading=self.device.loading,
             ready=self._ready,
-            requests=tuple(one.view() for one in self._live.values() if one.parked_until_s <= now_s),
-            costs=self._costs,
+            demands=self._desk.demands.current(self._desk.views, self._believed.__getitem__),
+            costs=self._believed,
             device_memory_bytes=self.device.memory_bytes,
             free_bytes=self.device.free_bytes,
+            kv_bytes=self.device.kv_of,
+            role=self._role,
         )
 
     # ---- stretches
 
     def _compose(self, turn: _OpenTurn) -> bool:
-        """Begins a prefill if one waits, else decode steps. False if none of the turn's requests can run."""
+        """Begins the next stretch. False if none of the turn's requests can run, nor will when their KV is there."""
         now_s = self._agenda.now_s
-        members = [self._live[one] for one in turn.order if one in self._live]
-        runnable = [one for one in members if one.model == turn.model and one.parked_until_s <= now_s]
-        for request in runnable:
-            if request.pending and self._room.for_kv(request, request.pending, now_s):
-                step_s = self._costs[turn.model].prefill_s(request.pending)
-                self._first_step(turn, now_s)
-                self._begin(_Run(Stretch(now_s, step_s, 0.0, 1), (request,)))
-                return True
-        batch = self._with_kv([one for one in runnable if not one.pending][:MAX_BATCH], now_s)
-        if not batch:
-            return False
-        self._first_step(turn, now_s)
-        self._begin(self._decode(turn, batch, now_s))
+        members = [self._desk.live[one] for one in turn.order if one in self._desk.live]
+        runnable = [one for one in members if one.model == turn.model and not one.parked_until_s]
+        switches = turn.first_step_s is None and turn.model != self._last_model
+        start_s = now_s + self._switch_overhead_s if switches else now_s
+        until_s = start_s + turn.budget_s if turn.first_step_s is None else turn.until_s
+        run = self._stepper.compose(turn.model, runnable, until_s, start_s)
+        if run is None:
+            return any(one.fetching for one in runnable)
+        self._first_step(turn, start_s)
+        self._begin(run)
         return True
-
-    def _with_kv(self, batch: list[SimRequest], now_s: float) -> list[SimRequest]:
-        """Those with room for one more token. One that was taken may lose its KV to one that comes after it."""
-        grown = [one for one in batch if one.computed and self._room.for_kv(one, one.computed + 1, now_s)]
-        return [one for one in grown if one.computed]
-
-    def _decode(self, turn: _OpenTurn, batch: list[SimRequest], now_s: float) -> _Run:
-        """Decode steps until the first request or the turn ends. KV is set aside for all of them."""
-        costs = self._costs[turn.model]
-        step_s = costs.step_s(len(batch), sum(one.computed for one in batch))
-        most = min(self._max_steps, *(one.output_tokens - one.produced for one in batch))
-        stretch = Stretch(now_s, step_s, costs.step_s_per_context_token * len(batch), most)
-        steps = self._set_aside(batch, stretch.steps_by(turn.until_s))
-        return _Run(Stretch(now_s, step_s, stretch.growth_s, steps), tuple(batch))
-
-    def _set_aside(self, batch: list[SimRequest], steps: int) -> int:
-        """Takes KV for as many of `steps` steps as there is free room for, halving until it fits."""
-        while sum(self.device.growth_bytes(one, one.computed + steps) for one in batch) > self.device.free_bytes:
-            steps = max(steps // 2, 1)
-        for one in batch:
-            self.device.set_kv(one, one.computed + steps)
-        return steps
 
     def _first_step(self, turn: _OpenTurn, now_s: float) -> None:
         """The turn's budget, and what its switch cost, count from here."""
@@ -240,28 +260,32 @@ class Worker:
             self.tally.switches += 1
             self.tally.exposed_switch_s += now_s - turn.opened_s
 
-    def _begin(self, run: _Run) -> None:
+    def _begin(self, run: Run) -> None:
         self._run = run
         self._agenda.at(run.stretch.end_s, lambda: self._stretch_ended(run))
 
-    def _stretch_ended(self, run: _Run) -> None:
+    def _stretch_ended(self, run: Run) -> None:
         """Books the stretch, unless it has been cut since, and goes on."""
         if self._run is not run:
             return
         self._run = None
         self.tally.busy_s += run.stretch.end_s - run.stretch.start_s
         for request in run.requests:
-            self._book(request, run.stretch)
+            self._desk.book(request, run.stretch)
+            self._leave_if_done(request)
         self._undecided |= self._ended
         self._advance()
 
-    def _book(self, request: SimRequest, stretch: Stretch) -> None:
-        request.book(stretch)
-        if request.produced < request.output_tokens:
+    def _leave_if_done(self, request: SimRequest) -> None:
+        """At its end, or, on a prefill worker, with its first token."""
+        done = request.produced >= request.output_tokens
+        if not done and self._role is not Role.PREFILL:
             self.device.set_kv(request, request.computed)
             return
-        self.device.set_kv(request, 0)
-        del self._live[request.request_id]
-        self._counts[request.model] -= 1
+        if done:
+            self.device.set_kv(request, 0)
+        else:
+            self.device.drop_kv(request, self._agenda.now_s)
+        self._desk.remove(request)
         self._ended = True
-        self._finished(request)
+        self._ended_request(request)

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,17 +26,30 @@ class Arrival:
 
 
 def generate(
-    models: Sequence[str], rate_per_s: float, duration_s: float, arrivals: Arrivals, lengths: Lengths, seed: int
+    rates_per_s: Mapping[str, float], duration_s: float, arrivals: Arrivals, lengths: Lengths, seed: int
 ) -> list[Arrival]:
-    """`rate_per_s` requests a second of every model over `duration_s`. The streams of the two generators are apart."""
-    if not (math.isfinite(rate_per_s) and rate_per_s > 0 and math.isfinite(duration_s) and duration_s > 0):
-        raise InvalidArgument(f"rate and duration must be positive, not {rate_per_s} and {duration_s}")
+    """Requests over `duration_s` for every model at its own rate. The streams of the two generators are apart.
+
+    More models at the end leave the arrivals of those before them as they were.
+    """
+    if seed < 0:
+        raise InvalidArgument(f"a seed is at least 0, not {seed}")
+    for model, rate in rates_per_s.items():
+        _check_positive(f"the rate of model {model}", rate)
+    _check_positive("the duration", duration_s)
     when, what = (np.random.default_rng([seed, stream]) for stream in range(2))
-    times = [(time_s, model) for model in models for time_s in arrivals.times_s(rate_per_s, duration_s, when)]
+    times = [
+        (time_s, model) for model, rate in rates_per_s.items() for time_s in arrivals.times_s(rate, duration_s, when)
+    ]
     return [
         Arrival(time_s, model, inputs, outputs)
         for (time_s, model), (inputs, outputs) in zip(sorted(times), lengths.draw(len(times), what), strict=True)
     ]
+
+
+def _check_positive(what: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise InvalidArgument(f"{what} must be positive, not {value}")
 
 
 def read(path: Path) -> list[Arrival]:

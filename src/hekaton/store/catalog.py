@@ -1,12 +1,16 @@
 """The registered models."""
 
 import msgspec
+import structlog
 from redis.asyncio import Redis
 
 from hekaton.errors import AlreadyExists
 from hekaton.facts import CatalogEntry
 from hekaton.store.connect import translated
 from hekaton.store.keys import SHARD_0, Keys
+from hekaton.store.scripts import Script
+
+log = structlog.get_logger(__name__)
 
 
 class Catalog:
@@ -15,6 +19,7 @@ class Catalog:
     def __init__(self, redis: Redis, keys: Keys = SHARD_0) -> None:
         self._redis = redis
         self._key = keys.catalog
+        self._swap = Script(redis, "swap")
 
     async def create(self, entry: CatalogEntry) -> None:
         """Raises AlreadyExists."""
@@ -28,16 +33,22 @@ class Catalog:
         with translated():
             await self._redis.hset(self._key, entry.name, _encode(entry))
 
+    async def replace(self, old: CatalogEntry, new: CatalogEntry) -> bool:
+        """False if what is stored under the name is not `old` any more."""
+        return await self._swap(bool, (self._key,), old.name, _encode(old), _encode(new))
+
     async def get(self, name: str) -> CatalogEntry | None:
+        """None if there is no such model, or its entry cannot be read."""
         with translated():
             stored = await self._redis.hget(self._key, name)
-        return _decode(stored) if stored is not None else None
+        return _decode(name, stored) if stored is not None else None
 
     async def list(self) -> tuple[CatalogEntry, ...]:
-        """All models, by name."""
+        """All models that can be read, by name."""
         with translated():
-            stored = await self._redis.hvals(self._key)
-        return tuple(sorted(map(_decode, stored), key=lambda entry: entry.name))
+            stored = await self._redis.hgetall(self._key)
+        entries = (_decode(str(name), value) for name, value in stored.items())
+        return tuple(sorted((entry for entry in entries if entry), key=lambda entry: entry.name))
 
     async def delete(self, name: str) -> bool:
         """False if there is no such model."""
@@ -49,5 +60,10 @@ def _encode(entry: CatalogEntry) -> str:
     return msgspec.json.encode(entry).decode()
 
 
-def _decode(stored: bytes | str) -> CatalogEntry:
-    return msgspec.json.decode(stored, type=CatalogEntry)
+def _decode(name: str, stored: bytes | str) -> CatalogEntry | None:
+    """None for an entry that is damaged or written by another version: deleting it helps."""
+    try:
+        return msgspec.json.decode(stored, type=CatalogEntry)
+    except msgspec.DecodeError as error:
+        log.error("a catalog entry cannot be decoded", model=name, why=str(error))
+        return None

@@ -11,7 +11,7 @@ from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from hekaton.errors import HekatonError, InvalidArgument, ResourceExhausted, StaleTerm, StoreUnavailable
+from hekaton.errors import InvalidArgument, ResourceExhausted, StaleTerm, StoreUnavailable
 
 CONNECT_TIMEOUT_S = 2.0
 REPLY_TIMEOUT_S = 5.0
@@ -31,8 +31,9 @@ AWAY_ERRORS = (
 """What redis-py raises if the server is away, or is there but cannot serve now."""
 AWAY = ("MISCONF", "NOREPLICAS", "BUSY ")
 """How replies of that kind begin that redis-py has no class for."""
-REFUSALS: dict[str, type[HekatonError]] = {"STALETERM ": StaleTerm, "EXHAUSTED ": ResourceExhausted}
-"""How the error replies of our own scripts begin."""
+EXHAUSTED = "EXHAUSTED "
+STALE_TERM = "STALETERM "
+"""How the error replies of our own scripts begin; the second goes on with the newest term."""
 
 
 def connect(url: str) -> Redis:
@@ -67,9 +68,11 @@ def translated() -> Iterator[None]:
         raise StoreUnavailable(f"Redis cannot be reached: {error}; is it running?") from error
     except RedisError as error:
         text = str(error)
-        for prefix, refusal in REFUSALS.items():
-            if text.startswith(prefix):
-                raise refusal(text.removeprefix(prefix)) from error
+        if text.startswith(EXHAUSTED):
+            raise ResourceExhausted(text.removeprefix(EXHAUSTED)) from error
+        if text.startswith(STALE_TERM):
+            newest, _, why = text.removeprefix(STALE_TERM).partition(" ")
+            raise StaleTerm(why, newest=int(newest)) from error
         if text.startswith(AWAY):
             raise StoreUnavailable(f"Redis cannot serve now: {text}") from error
         raise

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from hekaton.errors import HekatonError
 from hekaton.facts import RequestRecord, RequestState, RequestStats
 
 SUMMARY_FIELDS = ("record", "state", "epoch", "failures", "worker", "accepted_ms", "produced_tokens", "reason", "stats")
@@ -47,17 +48,43 @@ class CancelResult:
     epoch: int
 
 
+class Unreadable(HekatonError):
+    """A stored request that cannot be decoded: damaged, or written by another version."""
+
+
 def pack(token_ids: Sequence[int]) -> bytes:
     """Four bytes a token, little-endian."""
     return struct.pack(f"<{len(token_ids)}I", *token_ids)
 
 
 def unpack(packed: bytes) -> tuple[int, ...]:
-    return struct.unpack(f"<{len(packed) // TOKEN_BYTES}I", packed)
+    """Raises Unreadable."""
+    try:
+        return struct.unpack(f"<{len(packed) // TOKEN_BYTES}I", packed)
+    except (struct.error, TypeError) as error:
+        raise Unreadable(f"stored token ids cannot be decoded: {error}") from error
+
+
+def state(stored: bytes) -> RequestState:
+    """FAILED if it cannot be decoded."""
+    try:
+        return RequestState(stored.decode(errors="replace"))
+    except ValueError:
+        return RequestState.FAILED
 
 
 def summary(now: tuple[int, int], fields: Sequence[bytes]) -> RequestSummary:
-    """From the reply to TIME (seconds, microseconds) and the values of SUMMARY_FIELDS; the last two may be missing."""
+    """From the reply to TIME (seconds, microseconds) and the values of SUMMARY_FIELDS; the last two may be missing.
+
+    Raises Unreadable.
+    """
+    try:
+        return _summary(now, fields)
+    except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
+        raise Unreadable(f"a stored request cannot be decoded: {error}") from error
+
+
+def _summary(now: tuple[int, int], fields: Sequence[bytes]) -> RequestSummary:
     record, state, epoch, failures, worker, accepted_ms, produced_tokens, reason, stats = fields
     return RequestSummary(
         record=msgspec.json.decode(record, type=RequestRecord),

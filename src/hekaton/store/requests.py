@@ -8,15 +8,27 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
+import structlog
 from redis.asyncio import Redis
 
 from hekaton.errors import RequestNotFound
 from hekaton.facts import RequestRecord, RequestState, RequestStats
 from hekaton.store.connect import translated
 from hekaton.store.keys import SHARD_0, Keys
-from hekaton.store.records import SUMMARY_FIELDS, CancelResult, RequestSummary, StoredRequest, pack, summary, unpack
+from hekaton.store.records import (
+    SUMMARY_FIELDS,
+    CancelResult,
+    RequestSummary,
+    StoredRequest,
+    Unreadable,
+    pack,
+    state,
+    summary,
+    unpack,
+)
 from hekaton.store.scripts import Script, convert
 
+log = structlog.get_logger(__name__)
 RETENTION_S = 600.0
 CHECKPOINT_BATCH = 256
 """Requests in one checkpoint script, so that it holds up nobody."""
@@ -34,6 +46,7 @@ class Requests:
         self._retention_ms = round(retention_s * 1000)
         self._accept = Script(redis, "accept")
         self._place = Script(redis, "place")
+        self._discard = Script(redis, "discard")
         self._start = Script(redis, "start")
         self._finish = Script(redis, "finish")
         self._cancel = Script(redis, "cancel")
@@ -57,27 +70,43 @@ class Requests:
         return await self._create(record, prompt, produced=produced, epoch=epoch, age_s=age_s)
 
     async def load(self, request_id: str) -> StoredRequest | None:
-        """Everything about a request, its token ids included."""
+        """Everything about a request, its token ids included. Raises Unreadable."""
         with translated():
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.time()
                 pipe.hmget(self._keys.request(request_id), [*SUMMARY_FIELDS, "prompt", "produced"])
                 now, fields = await pipe.execute()
-        if fields[0] is None:
+        if not any(fields):
             return None
         *head, prompt, produced = fields
         return StoredRequest(summary(now, head), prompt=unpack(prompt), produced=unpack(produced))
 
     async def peek(self, request_ids: Sequence[str]) -> dict[str, RequestSummary]:
-        """Records, states and lengths of those requests that exist."""
+        """Records, states and lengths of those requests that exist and can be read."""
         with translated():
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.time()
                 for request_id in request_ids:
                     pipe.hmget(self._keys.request(request_id), SUMMARY_FIELDS)
                 now, *replies = await pipe.execute()
+        summaries = {}
+        for request_id, fields in zip(request_ids, replies, strict=True):
+            try:
+                if any(field is not None for field in fields):
+                    summaries[request_id] = summary(now, fields)
+            except Unreadable as error:
+                log.error(error.message, request_id=request_id)
+        return summaries
+
+    async def states(self, request_ids: Sequence[str]) -> dict[str, RequestState]:
+        """Of those requests that exist, and nothing else of them; one that cannot be read is FAILED."""
+        with translated():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for request_id in request_ids:
+                    pipe.hget(self._keys.request(request_id), "state")
+                replies = await pipe.execute()
         found = zip(request_ids, replies, strict=True)
-        return {name: summary(now, fields) for name, fields in found if fields[0] is not None}
+        return {name: state(stored) for name, stored in found if stored is not None}
 
     async def place(self, request_id: str, entry_id: str, worker_id: str, term: int) -> int | None:
         """QUEUED → PLACED; the queue entry is gone in any case. Returns the new epoch, None if it no longer waits.
@@ -87,6 +116,15 @@ class Requests:
         keys = (self._keys.request(request_id), self._keys.queue, self._keys.term, self._keys.held(worker_id))
         epoch = await self._place(tuple[int, ...], keys, request_id, entry_id, worker_id, term)
         return epoch[0] if epoch else None
+
+    async def discard(self, request_id: str, entry_id: str, term: int) -> None:
+        """Takes an entry from the queue whose request is gone, or cannot be read and so → FAILED (INTERNAL).
+
+        Raises StaleTerm if a newer leader is known.
+        """
+        keys = (*self._request_and_queue(request_id), self._keys.term)
+        reason = Unreadable.reason
+        await self._discard(bool, keys, request_id, entry_id, term, reason, self._retention_ms, self._keys.held_prefix)
 
     async def start(self, request_id: str, epoch: int) -> bool:
         """PLACED → RUNNING. False if the epoch is stale or the request has ended."""

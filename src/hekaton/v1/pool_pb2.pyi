@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from hekaton.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -20,11 +21,51 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _WorkerRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkerRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORKER_ROLE_UNSPECIFIED: _WorkerRole.ValueType  # 0
+    """Both."""
+    WORKER_ROLE_PREFILL: _WorkerRole.ValueType  # 1
+    WORKER_ROLE_DECODE: _WorkerRole.ValueType  # 2
+
+class WorkerRole(_WorkerRole, metaclass=_WorkerRoleEnumTypeWrapper):
+    """WorkerRole is the phase of requests that a worker serves."""
+
+WORKER_ROLE_UNSPECIFIED: WorkerRole.ValueType  # 0
+"""Both."""
+WORKER_ROLE_PREFILL: WorkerRole.ValueType  # 1
+WORKER_ROLE_DECODE: WorkerRole.ValueType  # 2
+Global___WorkerRole: _TypeAlias = WorkerRole  # noqa: Y015
+
 @_typing.final
 class WorkerStatus(_message.Message):
     """WorkerStatus is what a worker says of itself with every heartbeat."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class PrefillTokensEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     WORKER_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
@@ -40,6 +81,9 @@ class WorkerStatus(_message.Message):
     SWITCHES_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    PREFILL_TOKENS_FIELD_NUMBER: _builtins.int
+    COSTS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     address: _builtins.str
     device: _builtins.str
@@ -53,10 +97,21 @@ class WorkerStatus(_message.Message):
     switches: _builtins.int
     tokens: _builtins.int
     draining: _builtins.bool
+    role: Global___WorkerRole.ValueType
     @_builtins.property
     def resident_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def loading_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def prefill_tokens(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Tokens of prompts that wait to be computed, by model."""
+
+    @_builtins.property
+    def costs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelCosts]:
+        """What models cost on this worker's device, as measured. To the scheduler
+        only: all of them in the first report, then those that have changed.
+        """
+
     def __init__(
         self,
         *,
@@ -74,14 +129,63 @@ class WorkerStatus(_message.Message):
         switches: _builtins.int = ...,
         tokens: _builtins.int = ...,
         draining: _builtins.bool = ...,
+        role: Global___WorkerRole.ValueType = ...,
+        prefill_tokens: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        costs: _abc.Iterable[Global___ModelCosts] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "device", b"device", "device_memory_bytes", b"device_memory_bytes", "draining", b"draining", "kv_bytes", b"kv_bytes", "loading_models", b"loading_models", "requests_running", b"requests_running", "requests_waiting", b"requests_waiting", "resident_models", b"resident_models", "running_model", b"running_model", "switches", b"switches", "tokens", b"tokens", "weights_bytes", b"weights_bytes", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "costs", b"costs", "device", b"device", "device_memory_bytes", b"device_memory_bytes", "draining", b"draining", "kv_bytes", b"kv_bytes", "loading_models", b"loading_models", "prefill_tokens", b"prefill_tokens", "requests_running", b"requests_running", "requests_waiting", b"requests_waiting", "resident_models", b"resident_models", "role", b"role", "running_model", b"running_model", "switches", b"switches", "tokens", b"tokens", "weights_bytes", b"weights_bytes", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerStatus: _TypeAlias = WorkerStatus  # noqa: Y015
+
+@_typing.final
+class ModelCosts(_message.Message):
+    """ModelCosts are the costs of a model on one kind of device. Times in seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
+    KV_BYTES_PER_TOKEN_FIELD_NUMBER: _builtins.int
+    LOAD_S_FIELD_NUMBER: _builtins.int
+    PREFILL_BASE_S_FIELD_NUMBER: _builtins.int
+    PREFILL_S_PER_TOKEN_FIELD_NUMBER: _builtins.int
+    STEP_BASE_S_FIELD_NUMBER: _builtins.int
+    STEP_S_PER_REQUEST_FIELD_NUMBER: _builtins.int
+    STEP_S_PER_CONTEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    weight_bytes: _builtins.int
+    kv_bytes_per_token: _builtins.int
+    load_s: _builtins.float
+    """Host cache to device, nothing else on the bus."""
+    prefill_base_s: _builtins.float
+    prefill_s_per_token: _builtins.float
+    step_base_s: _builtins.float
+    step_s_per_request: _builtins.float
+    step_s_per_context_token: _builtins.float
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        weight_bytes: _builtins.int = ...,
+        kv_bytes_per_token: _builtins.int = ...,
+        load_s: _builtins.float = ...,
+        prefill_base_s: _builtins.float = ...,
+        prefill_s_per_token: _builtins.float = ...,
+        step_base_s: _builtins.float = ...,
+        step_s_per_request: _builtins.float = ...,
+        step_s_per_context_token: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_bytes_per_token", b"kv_bytes_per_token", "load_s", b"load_s", "model", b"model", "prefill_base_s", b"prefill_base_s", "prefill_s_per_token", b"prefill_s_per_token", "step_base_s", b"step_base_s", "step_s_per_context_token", b"step_s_per_context_token", "step_s_per_request", b"step_s_per_request", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelCosts: _TypeAlias = ModelCosts  # noqa: Y015
 
 @_typing.final
 class Pool(_message.Message):

@@ -157,21 +157,27 @@ class WorkerReport(_message.Message):
 
     STATUS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    GIVEN_BACK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def status(self) -> _pool_pb2.WorkerStatus: ...
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldRequest]:
         """Everything that this worker holds now."""
 
+    @_builtins.property
+    def given_back(self) -> _containers.RepeatedCompositeFieldContainer[Global___Released]:
+        """What it gave back while it had no stream, in the first report: not lost."""
+
     def __init__(
         self,
         *,
         status: _pool_pb2.WorkerStatus | None = ...,
         held: _abc.Iterable[Global___HeldRequest] | None = ...,
+        given_back: _abc.Iterable[Global___Released] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["given_back", b"given_back", "held", b"held", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,7 +210,9 @@ Global___HeldRequest: _TypeAlias = HeldRequest  # noqa: Y015
 
 @_typing.final
 class Released(_message.Message):
-    """Released says that the worker is done with a request: ended, or refused."""
+    """Released says that the worker is done with a request: ended, refused, or
+    handed over.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -212,11 +220,14 @@ class Released(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    HANDED_OVER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     epoch: _builtins.int
     refused: _builtins.bool
     """The worker could not take it (draining, model gone): place it elsewhere."""
     reason: _builtins.str
+    handed_over: _builtins.bool
+    """The prompt is computed and the first token sent: a decode worker goes on."""
     def __init__(
         self,
         *,
@@ -224,10 +235,11 @@ class Released(_message.Message):
         epoch: _builtins.int = ...,
         refused: _builtins.bool = ...,
         reason: _builtins.str = ...,
+        handed_over: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "reason", b"reason", "refused", b"refused", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "handed_over", b"handed_over", "reason", b"reason", "refused", b"refused", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,6 +14,7 @@ from hekaton.errors import Cancelled, DeadlineExceeded, RequestNotFound, WorkerL
 from hekaton.facts import RequestState, RequestStats
 from hekaton.rpc.errors import from_rpc_error
 from hekaton.store.embedded import EmbeddedRedis
+from hekaton.store.keys import SHARD_0
 from hekaton.store.requests import Requests
 from hekaton.v1 import inference_pb2 as pb
 
@@ -175,3 +176,14 @@ async def test_a_stopping_router_lets_streams_end_and_then_cancels_the_rest(
         await slow.error()
     assert await state_of(redis, slow_id) is RequestState.CANCELLED
     assert await cancelled_on(worker) == slow_id
+
+
+async def test_a_request_whose_record_cannot_be_read_ends(
+    router: RouterClient, worker: FakeWorker, redis: Redis
+) -> None:
+    stream = router.generate(HELLO)
+    request_id = (await stream.accepted()).request_id
+    await redis.hset(SHARD_0.request(request_id), mapping={"record": "{", "state": "failed"})
+    error = await stream.error()
+    assert error.reason == "INTERNAL"
+    assert "cannot be read" in error.message

@@ -177,3 +177,29 @@ async def test_produced_tokens_are_checkpointed(router: RouterClient, worker: Fa
         return bytes(request.produced) if request else b""
 
     await eventually(stored, lambda produced: produced == b"abc")
+
+
+async def test_a_request_that_an_emptied_redis_forgot_is_put_back_and_goes_on(
+    router: RouterClient, worker: FakeWorker, redis: Redis
+) -> None:
+    stream = router.generate(HELLO)
+    request_id = await worker.take()
+    await worker.produced.get()
+    worker.step(request_id, 0, b"ab")
+    await stream.until(2)
+    before = await Requests(redis).load(request_id)
+    assert before is not None
+    await redis.flushall()
+    await worker.register()
+    await eventually(Requests(redis).queued, lambda queued: queued == 1)
+    after = await Requests(redis).load(request_id)
+    assert after is not None
+    assert (after.prompt, bytes(after.produced)) == (before.prompt, b"ab")
+    assert (after.summary.record, after.summary.epoch) == (before.summary.record, before.summary.epoch)
+    assert after.summary.age_s >= before.summary.age_s
+    assert await worker.take() == request_id
+    assert (await worker.produced.get()).epoch == 2
+    worker.step(request_id, 2, b"c")
+    worker.finish(request_id, 3)
+    await stream.finished()
+    assert stream.text == "abc"

@@ -95,6 +95,27 @@ async def test_a_model_is_in_preparation_until_it_is_ready(router: RouterClient,
     assert (model.state, model.spec.digest) == (models_pb2.MODEL_STATE_READY, "digest")
 
 
+async def test_a_model_in_preparation_is_not_stored(router: RouterClient, memory: FakeMemory, redis: Redis) -> None:
+    """So a router that is killed leaves none behind for ever."""
+    registration = asyncio.ensure_future(router.models.RegisterModel(REAL))
+    await memory.asked.get()
+    assert await names(router) == ["m", "real"]
+    assert await Catalog(redis).get("real") is None
+    memory.go_on.set()
+    await registration
+    assert await Catalog(redis).get("real") is not None
+
+
+async def test_the_end_of_a_registration_does_not_undo_a_delete(router: RouterClient, memory: FakeMemory) -> None:
+    registration = asyncio.ensure_future(refused(router, REAL))
+    await memory.asked.get()
+    await router.models.DeleteModel(DeleteModelRequest(name="real"))
+    assert await names(router) == ["m"]
+    memory.go_on.set()
+    assert isinstance(await registration, ModelNotFound)
+    assert await names(router) == ["m"]
+
+
 async def test_a_checkpoint_that_cannot_be_served_leaves_no_model(router: RouterClient, memory: FakeMemory) -> None:
     memory.error = InvalidCheckpoint("the file is torn")
     memory.go_on.set()

@@ -73,3 +73,11 @@ async def test_a_router_that_stopped_is_no_longer_listed(redis: Redis, redis_ser
     async with running_router(redis, redis_server.url):
         assert list(await registry.list()) == ["router-1"]
     assert await registry.list() == {}
+
+
+async def test_a_registration_that_cannot_be_decoded_hides_itself_only(
+    router: RouterClient, worker: FakeWorker, redis: Redis
+) -> None:
+    await Registry(redis, Kind.WORKER).heartbeat("garbage", b"\xff\xff", 60, 1)
+    assert list((await router.pool.GetPool(GetPoolRequest())).pool.workers) == [worker.status]
+    await router.until_serving()

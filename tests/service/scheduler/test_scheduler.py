@@ -13,13 +13,18 @@ from fakes.peers import commander, listener
 from fakes.redis import connected
 from fakes.schedulers import RunningScheduler, running_scheduler, scheduler_process
 from fakes.waiting import eventually
+from fakes.worker import fake_worker
 from fakes.workers import accept, add_model, address_of, expected, new_record, running_worker, worker_process
 from hekaton.facts import RequestState
 from hekaton.store.catalog import Catalog
 from hekaton.store.embedded import EmbeddedRedis
+from hekaton.store.keys import SHARD_0, Kind
 from hekaton.store.leadership import Leadership
 from hekaton.store.records import RequestSummary
 from hekaton.store.requests import Requests
+from hekaton.store.workers import Registry
+from hekaton.v1 import pool_pb2
+from hekaton.v1 import worker_pb2 as pb
 
 LONG = 4000
 """More tokens than any test waits for."""
@@ -149,10 +154,13 @@ async def test_a_request_that_loses_too_many_workers_fails(redis_server: Embedde
 async def test_a_frozen_worker_is_replaced_and_changes_nothing_when_it_wakes_up(
     redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
 ) -> None:
-    async with worker_process(redis_server.url, redis, "victim") as pid:
+    async with (
+        worker_process(redis_server.url, redis, "victim") as pid,
+        listener(await address_of(redis, "victim")),
+    ):
         await accept(redis, new_record("r1", max_tokens=2000))
         await reaches(redis, "r1", RequestState.RUNNING)
-        async with running_worker(redis_server.url, redis, "w2"):
+        async with running_worker(redis_server.url, redis, "w2") as second, listener(second.address):
             os.kill(pid, signal.SIGSTOP)
             try:
                 ended = await reaches(redis, "r1", RequestState.FINISHED)
@@ -171,10 +179,10 @@ async def test_a_frozen_worker_is_replaced_and_changes_nothing_when_it_wakes_up(
 async def test_a_drained_worker_loses_nothing(
     redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
 ) -> None:
-    async with running_worker(redis_server.url, redis, "w1") as first:
+    async with running_worker(redis_server.url, redis, "w1") as first, listener(first.address):
         await accept(redis, new_record("r1", max_tokens=2000))
         await reaches(redis, "r1", RequestState.RUNNING)
-        async with running_worker(redis_server.url, redis, "w2"):
+        async with running_worker(redis_server.url, redis, "w2") as second, listener(second.address):
             await scheduler.connected("w1", "w2")
             first.stop.set()
             ended = await reaches(redis, "r1", RequestState.FINISHED)
@@ -240,7 +248,11 @@ async def test_requests_of_a_worker_that_died_while_nobody_led_run_again(
 
         await eventually(nobody_leads)
         os.kill(pid, signal.SIGKILL)
-    async with running_scheduler(redis_server.url, redis, "s2"), running_worker(redis_server.url, redis, "w2"):
+    async with (
+        running_worker(redis_server.url, redis, "w2") as second,
+        listener(second.address),
+        running_scheduler(redis_server.url, redis, "s2"),
+    ):
         assert (await reaches(redis, "r1", RequestState.FINISHED)).worker_id == "w2"
 
 
@@ -266,3 +278,38 @@ async def test_a_redis_that_restarts_stops_no_stream_and_loses_no_accepted_reque
             for name in ("r1", "r2"):
                 await reaches(redis, name, RequestState.FINISHED)
             assert await Requests(redis).queued() == 0
+
+
+async def test_what_cannot_be_decoded_ends_no_scheduler(
+    redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
+) -> None:
+    await Registry(redis, Kind.WORKER).heartbeat("garbage", b"\xff\xff", 60, 1)
+    await redis.hset(SHARD_0.catalog, "garbage", "{")
+    await redis.hset(SHARD_0.request("bad"), mapping={"record": "{", "state": "queued", "entry": "1-1"})
+    await redis.xadd(SHARD_0.queue, {"id": "bad"}, id="1-1")
+    await accept(redis, new_record("good"))
+    async with running_worker(redis_server.url, redis, "w1"):
+        await reaches(redis, "good", RequestState.FINISHED)
+    assert await redis.hmget(SHARD_0.request("bad"), "state", "reason") == [b"failed", b"INTERNAL"]
+
+
+async def test_a_worker_that_reports_nonsense_is_not_used(redis: Redis, scheduler: RunningScheduler) -> None:
+    """Its report says that it is another worker, to whom nothing could be sent."""
+    async with fake_worker(redis, "w1") as worker:
+        worker.report = pb.WorkerReport(status=pool_pb2.WorkerStatus(worker_id="w2", device_memory_bytes=80 << 30))
+        await accept(redis, new_record("r1"))
+        await asyncio.sleep(0.5)
+        assert (await scheduler.status()).connected_worker_ids == []
+        assert (await summary(redis, "r1")).state is RequestState.QUEUED
+
+
+async def test_a_leader_whom_a_worker_refuses_leads_again_above_the_newer_term(
+    redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
+) -> None:
+    """As after a Redis that came back from an older replica, with its clock behind."""
+    async with running_worker(redis_server.url, redis, "w1") as worker:
+        newer = (await scheduler.status()).term + 1_000_000_000
+        async with commander(worker.address, term=newer) as other:
+            await other.hello()
+            await scheduler.connected("w1")
+            assert (await scheduler.status()).term == newer + 1

@@ -23,7 +23,7 @@ from hekaton.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from hekaton.facts import FinishReason, Slo, TurnRecord
+from hekaton.facts import FinishReason, ModelState, Slo, TurnRecord
 
 SEED = 7
 OPTIONS = SamplingOptions(max_tokens=20, seed=SEED)
@@ -124,7 +124,8 @@ async def test_a_request_that_is_cancelled_from_elsewhere_ends_as_cancelled(clie
 
 async def test_models_are_registered_changed_and_removed(client: Client) -> None:
     made = await client.register_model("m2", f"emulated:{CLASS}")
-    assert (made.state, made.spec) == ("ready", SPEC)
+    assert made.state is ModelState.READY
+    assert made.spec == SPEC
     with pytest.raises(AlreadyExists, match="m2"):
         await client.register_model("m2", f"emulated:{CLASS}")
     assert (await client.update_model("m2", Slo(5.0, 0.5))).slo == Slo(5.0, 0.5)

@@ -31,6 +31,7 @@ from hekaton.engine.options import EngineOptions, parse
 from hekaton.engine.process import EngineProcess, describe
 from hekaton.errors import EngineFailed, Unavailable
 from hekaton.facts import FinishReason
+from hekaton.policy.types import Role
 
 OPTIONS = EngineOptions("emulated", "h800", 40 * 10**9, "w1", time_scale=0.05)
 MODEL = AddModel("a", spec(), "emulated:qwen2.5-7b")
@@ -157,7 +158,7 @@ def test_an_emulated_engine_process_imports_no_torch() -> None:
 
 
 def test_options_survive_the_command_line() -> None:
-    options = EngineOptions("transformers", "cuda:1", 7, "w-2", 2, 0.25, 1.5, 8, 64)
+    options = EngineOptions("transformers", "cuda:1", 7, "w-2", 2, "aegaeon", {"q_max_s": 2.5}, Role.DECODE, 1.5, 8, 64)
     assert parse(["--fd=9", *options.to_argv()]) == (9, options)
 
 

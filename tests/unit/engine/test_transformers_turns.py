@@ -44,13 +44,13 @@ class EveryToken:
         self._last = ""
 
     def next_turn(self, view: WorkerView, now_s: float) -> Turn | None:
-        able = sorted({one.model for one in view.requests} & (view.ready | view.resident))
+        able = sorted(view.demands.keys() & (view.ready | view.resident))
         if not able:
             return None
         stepped = view.running and view.turn_started_s < now_s
         if stepped or self._last not in able:
             self._last = next((model for model in able if model > self._last), able[0])
-        ids = tuple(one.request_id for one in view.requests if one.model == self._last)
+        ids = tuple(one.request_id for one in view.demands[self._last].requests)
         return Turn(self._last, ids, 0.0, evict=tuple(view.resident - {self._last}))
 
 

@@ -1,5 +1,6 @@
 """Least slack first, decided on plain views."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hekaton.policy.slack import SlackTurns
-from hekaton.policy.types import ModelCosts, RequestView, WorkerView
+from hekaton.policy.types import Demand, ModelCosts, RequestView, WorkerView
 
 NOW_S = 100.0
 COSTS = ModelCosts(
@@ -27,6 +28,13 @@ def request(model: str, due_in_s: float, name: str = "", pending: int = 0) -> Re
     return RequestView(name or f"r-{model}", model, NOW_S + due_in_s - 1.0, 1.0, 0.1, pending, 0, 10)
 
 
+def demands_of(requests: Iterable[RequestView], costs: ModelCosts = COSTS) -> dict[str, Demand]:
+    by_model: dict[str, list[RequestView]] = {}
+    for one in requests:
+        by_model.setdefault(one.model, []).append(one)
+    return {model: Demand.of(model, members, costs) for model, members in by_model.items()}
+
+
 def view(
     *requests: RequestView,
     resident: str = "",
@@ -36,18 +44,20 @@ def view(
     since_s: float = 10.0,
     memory: int = 30,
     free: int | None = None,
+    kv: Mapping[str, int] | None = None,
 ) -> WorkerView:
-    held = 10 * (len(resident) + len(loading))
+    held = 10 * (len(resident) + len(loading)) + sum((kv or {}).values())
     return WorkerView(
         running=running,
         turn_started_s=NOW_S - since_s,
         resident=frozenset(resident),
         loading=frozenset(loading),
         ready=frozenset(ready),
-        requests=requests,
+        demands=demands_of(requests),
         costs=dict.fromkeys("abcdef", COSTS),
         device_memory_bytes=memory,
         free_bytes=memory - held if free is None else free,
+        kv_bytes=kv or {},
     )
 
 
@@ -141,6 +151,22 @@ def test_a_model_that_is_on_its_way_is_waited_for() -> None:
     assert (turn.model, turn.evict) == ("a", ())
 
 
+def test_the_kv_of_models_that_are_not_there_goes_before_models_that_are() -> None:
+    requests = (request("a", 9.0), request("b", 20.0), request("c", 15.0), request("d", 1.0))
+    turn = POLICY.next_turn(view(*requests, resident="ab", running="a", memory=35, kv={"c": 10}), NOW_S)
+    assert turn is not None
+    assert (turn.model, turn.prefetch, turn.evict, turn.release_kv) == ("a", ("d",), (), ("c",))
+
+
+def test_what_fits_is_loaded_where_the_most_urgent_does_not_fit() -> None:
+    requests = (request("a", 9.0), request("b", 1.0), request("c", 2.0))
+    crowded = view(*requests, resident="a", running="a", since_s=0.5, memory=25)
+    big = {**crowded.costs, "b": replace(COSTS, weight_bytes=20)}
+    turn = POLICY.next_turn(replace(crowded, costs=big), NOW_S)
+    assert turn is not None
+    assert (turn.model, turn.prefetch, turn.evict) == ("a", ("c",), ())
+
+
 MODELS = st.sets(st.sampled_from("abcdef"), max_size=3)
 
 
@@ -193,7 +219,8 @@ def play_one_slot(tbt_s: float, step_s: float, steps: int) -> tuple[list[float],
     for _ in range(steps):
         requests = [RequestView(f"r-{m}", m, NOW_S, 1.0, tbt_s, 0, count, 10) for m, count in produced.items()]
         state = view(*requests, resident=running, running=running, since_s=0.0, memory=15)
-        state = replace(state, turn_started_s=started_s, costs={"a": costs, "b": costs})
+        both = {"a": costs, "b": costs}
+        state = replace(state, turn_started_s=started_s, costs=both, demands=demands_of(requests, costs))
         turn = POLICY.next_turn(state, now_s)
         assert turn is not None
         if turn.model != running:

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from fakes.otlp import otlp_receiver
 from fakes.services import ScriptedInference, scripted_server
 from hekaton.config import SchedulerSettings
-from hekaton.errors import HekatonError, InvalidArgument, ModelNotFound, NoWorker
+from hekaton.errors import HekatonError, InvalidArgument, ModelNotFound, NoWorker, StaleTerm
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import from_rpc_error
 from hekaton.rpc.server import RunningServer, serving
@@ -172,3 +172,9 @@ async def test_an_address_beyond_loopback_needs_a_flag() -> None:
     with pytest.raises(InvalidArgument, match="insecure_listen"):
         async with serving(settings, []):
             pass
+
+
+async def test_a_stale_term_carries_the_newest() -> None:
+    seen = await raised(StaleTerm("term 4 is over", newest=9))
+    assert isinstance(seen, StaleTerm)
+    assert (seen.message, seen.newest) == ("term 4 is over", 9)

@@ -21,12 +21,13 @@ async def standing(redis: Redis, name: str) -> AsyncIterator[tuple[Election, lis
     """An election that runs, and the terms under which it leads now (one or none)."""
     election, terms = Election(Leadership(redis), name, TTL_S), list[int]()
 
-    async def lead(term: int) -> None:
+    async def lead(term: int) -> int:
         terms.append(term)
         try:
             await asyncio.Event().wait()
         finally:
             terms.remove(term)
+        return term
 
     task = asyncio.create_task(election.run(lead))
     try:

@@ -1,4 +1,5 @@
-from hekaton.v1.pool_pb2 import WorkerStatus
+from hekaton.policy.types import Role
+from hekaton.v1.pool_pb2 import WORKER_ROLE_PREFILL, WorkerStatus
 from hekaton_scheduler.pool import Placed, Pool
 
 STATUS = WorkerStatus(worker_id="w1", device_memory_bytes=10, resident_models=["m1"])
@@ -30,3 +31,21 @@ def test_a_worker_that_is_gone_is_not_seen() -> None:
     pool.disconnect("w1")
     pool.remove("w1", "r1")
     assert (pool.views(), pool.placed(), "w1" in pool) == ((), 0, False)
+
+
+def test_views_have_roles_and_the_tokens_that_wait_to_be_computed() -> None:
+    pool = Pool()
+    status = WorkerStatus(worker_id="w1", device_memory_bytes=10, role=WORKER_ROLE_PREFILL, prefill_tokens={"m1": 5})
+    pool.connect(status, [])
+    pool.add("w1", Placed("r1", 1, "m2"), prefill_tokens=7)
+    (view,) = pool.views()
+    assert (view.role, view.prefill_tokens) == (Role.PREFILL, {"m1": 5, "m2": 7})
+    pool.update(WorkerStatus(worker_id="w1", device_memory_bytes=10))
+    assert (pool.views()[0].role, pool.views()[0].prefill_tokens) == (Role.ANY, {})
+
+
+def test_what_a_worker_holds_of_a_model() -> None:
+    pool = Pool()
+    pool.connect(STATUS, [Placed("r1", 1, "m1"), Placed("r2", 1, "m2"), Placed("r3", 4, "m1")])
+    assert pool.held("w1", "m1") == [Placed("r1", 1, "m1"), Placed("r3", 4, "m1")]
+    assert pool.held("w2", "m1") == []

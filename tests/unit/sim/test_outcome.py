@@ -28,5 +28,5 @@ def test_qos_counts_the_last_target_that_was_met_before_a_miss() -> None:
 
 
 def test_a_refused_request_has_only_late_tokens() -> None:
-    outcome = refused("a", 7)
+    outcome = refused(ended(tokens=7))
     assert (outcome.tokens, outcome.on_time, outcome.qos, outcome.finished) == (7, 0, 0.0, False)

@@ -12,11 +12,11 @@ from hekaton.sim.run import Settings, simulate
 from hekaton.sim.workload import Arrival
 
 DATA = Path(__file__).parents[3] / "bench" / "data"
-SMALL = workload.generate(names(20), 0.1, 30.0, Poisson(), LogNormal(), seed=1)
+SMALL = workload.generate(dict.fromkeys(names(20), 0.1), 30.0, Poisson(), LogNormal(), seed=1)
 
 
 def test_the_papers_80_models_on_16_h800_are_all_on_time_in_a_few_seconds() -> None:
-    result = simulate(workload.read(DATA / "sharegpt-80models-0.1rps.csv"), Settings())
+    result = simulate(workload.read(DATA / "workloads" / "sharegpt-80models-0.1rps.csv"), Settings())
     assert (result.models, result.requests, result.unfinished) == (80, 839, 0)
     assert result.token_attainment >= 0.995
     assert 0 < result.copy_busy_fraction < result.gpu_busy_fraction < 1

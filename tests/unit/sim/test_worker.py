@@ -26,8 +26,9 @@ def test_a_request_that_arrives_in_mid_stretch_joins_at_the_next_step() -> None:
     times = world.run([Arrival(0.0, "a", 100, 50), Arrival(0.1, "a", 100, 2)])
     before = [time for time in times["r0"] if time < 0.1]
     boundary = times["r0"][len(before)]
-    assert times["r1"][0] == pytest.approx(boundary + 0.03)
-    assert times["r0"][len(before) + 1] == pytest.approx(times["r1"][1])
+    mixed_s = costs().mixed_s(100, requests=1, context_tokens=100 + len(before))
+    assert times["r1"][0] == pytest.approx(boundary + mixed_s)
+    assert times["r0"][len(before) + 1] == pytest.approx(times["r1"][0]), "the one that decodes gets its token with it"
 
 
 def test_two_models_that_fit_only_one_at_a_time_are_both_served() -> None:

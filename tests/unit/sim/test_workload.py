@@ -1,41 +1,46 @@
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from hekaton.errors import InvalidArgument
 from hekaton.sim import lengths, workload
-from hekaton.sim.arrivals import Arrivals, Gamma, Poisson, Trace
+from hekaton.sim.arrivals import Gamma, Poisson
 from hekaton.sim.catalog import names
 from hekaton.sim.lengths import LogNormal, Sampled
 from hekaton.sim.workload import Arrival
 
+FIVE = dict.fromkeys(names(5), 1.0)
 HEADER = "arrival_seconds,model,input_tokens,output_tokens\n"
 
 
-@pytest.mark.parametrize(
-    "arrivals", [Poisson(), Gamma(4.0), Trace([0.0, 1.0, 1.5, 4.0])], ids=["poisson", "gamma", "trace"]
-)
-def test_arrivals_come_at_their_rate_in_order_and_in_time(arrivals: Arrivals) -> None:
-    times = arrivals.times_s(2.0, 5000.0, np.random.default_rng(3))
-    assert times == sorted(times)
-    assert 0 <= times[0] <= times[-1] < 5000
-    assert len(times) == pytest.approx(10_000, rel=0.1)
-
-
-def test_gamma_gaps_have_the_variation_that_was_asked_for() -> None:
-    gaps = np.diff(Gamma(3.0).times_s(1.0, 20_000.0, np.random.default_rng(5)))
-    assert gaps.std() / gaps.mean() == pytest.approx(3.0, rel=0.15)
-
-
 def test_a_workload_depends_on_its_seed_only_and_lengths_not_on_arrivals() -> None:
-    one, again, other = (workload.generate(names(5), 1.0, 20.0, Poisson(), LogNormal(), seed) for seed in (7, 7, 8))
+    one, again, other = (workload.generate(FIVE, 20.0, Poisson(), LogNormal(), seed) for seed in (7, 7, 8))
     assert one == again != other
-    bursts = workload.generate(names(5), 1.0, 20.0, Gamma(2.0), LogNormal(), 7)
+    bursts = workload.generate(FIVE, 20.0, Gamma(2.0), LogNormal(), 7)
     shared = min(len(one), len(bursts), 20)
     drawn = [(arrival.input_tokens, arrival.output_tokens) for arrival in one[:shared]]
     assert Sampled(drawn).pairs == drawn
     assert all(arrival.input_tokens >= 1 and arrival.output_tokens >= 1 for arrival in bursts)
+
+
+def test_more_models_leave_the_arrivals_of_the_others_as_they_were() -> None:
+    few, many = (
+        workload.generate(dict.fromkeys(names(count), 0.5), 30.0, Poisson(), LogNormal(), 3) for count in (4, 6)
+    )
+    kept = [(one.arrival_s, one.model) for one in many if one.model in names(4)]
+    assert kept == [(one.arrival_s, one.model) for one in few]
+
+
+def test_every_model_is_asked_for_at_its_own_rate() -> None:
+    asked = workload.generate({"a": 1.0, "b": 4.0}, 2000.0, Poisson(), LogNormal(), 1)
+    counts = Counter(one.model for one in asked)
+    assert counts["b"] / counts["a"] == pytest.approx(4, rel=0.1)
+
+
+def test_a_seed_is_not_negative() -> None:
+    with pytest.raises(InvalidArgument, match="seed"):
+        workload.generate(FIVE, 20.0, Poisson(), LogNormal(), -1)
 
 
 def test_a_file_is_read_in_order_of_arrival(tmp_path: Path) -> None:
@@ -75,4 +80,4 @@ def test_malformed_lengths_are_refused_with_their_line(tmp_path: Path, row: str)
 @pytest.mark.parametrize(("rate", "duration"), [(-0.1, 10.0), (0.0, 10.0), (float("nan"), 10.0), (0.1, 0.0)])
 def test_rates_and_durations_are_positive(rate: float, duration: float) -> None:
     with pytest.raises(InvalidArgument, match="must be positive"):
-        workload.generate(names(1), rate, duration, Poisson(), LogNormal(), 0)
+        workload.generate({"m00": rate}, duration, Poisson(), LogNormal(), 0)

@@ -8,7 +8,7 @@ from hekaton.errors import RequestNotFound, ResourceExhausted, StaleTerm
 from hekaton.facts import RequestState, RequestStats
 from hekaton.store.keys import Keys
 from hekaton.store.queue import Queue
-from hekaton.store.records import CancelResult
+from hekaton.store.records import CancelResult, Unreadable
 from hekaton.store.requests import Requests
 
 TERM = 5
@@ -207,3 +207,48 @@ async def test_a_request_put_back_keeps_its_age_epoch_and_tokens(requests: Reque
     assert stored.produced == (8, 9)
     assert 29.9 < stored.summary.age_s < 35
     assert await placed_again(requests, queue) == 5
+
+
+@pytest.mark.parametrize("field", ["record", "state", "epoch", "stats"])
+async def test_a_record_that_cannot_be_decoded_is_left_out_and_fails(
+    redis: Redis, requests: Requests, queue: Queue, field: str
+) -> None:
+    for request_id in ("bad", "good"):
+        await requests.accept(record(request_id), PROMPT, 100)
+    await redis.hset(Keys().request("bad"), field, b"\xff{")
+    assert list(await requests.peek(["bad", "good"])) == ["good"]
+    with pytest.raises(Unreadable):
+        await requests.load("bad")
+    entries = await queue.read(TERM, 10, 0)
+    await requests.discard("bad", entries[0].entry_id, TERM)
+    assert await redis.hmget(Keys().request("bad"), "state", "reason") == [b"failed", b"INTERNAL"]
+    assert await requests.queued() == 1
+
+
+async def test_an_entry_without_its_record_is_discarded(redis: Redis, requests: Requests, queue: Queue) -> None:
+    await requests.accept(record(), PROMPT, 100)
+    await redis.delete(Keys().request("r1"))
+    ((entry_id, request_id),) = await queue.read(TERM, 10, 0)
+    with pytest.raises(StaleTerm):
+        await requests.discard(request_id, entry_id, TERM - 1)
+    await requests.discard(request_id, entry_id, TERM)
+    assert await requests.queued() == 0
+    assert not await redis.exists(Keys().request("r1"))
+
+
+async def test_a_request_that_was_placed_meanwhile_is_not_discarded(requests: Requests, queue: Queue) -> None:
+    await requests.accept(record(), PROMPT, 100)
+    ((entry_id, _),) = await queue.read(TERM, 10, 0)
+    await requests.place("r1", entry_id, "w1", TERM)
+    await requests.discard("r1", entry_id, TERM)
+    assert (await requests.peek(["r1"]))["r1"].state is RequestState.PLACED
+
+
+async def test_the_states_of_requests_are_read_without_their_records(
+    redis: Redis, requests: Requests, queue: Queue
+) -> None:
+    await placed(requests, queue, "placed")
+    await requests.accept(record("bad"), PROMPT, 100)
+    await redis.hset(Keys().request("bad"), mapping={"record": "{", "state": b"\xff"})
+    states = await requests.states(["placed", "unknown", "bad"])
+    assert states == {"placed": RequestState.PLACED, "bad": RequestState.FAILED}

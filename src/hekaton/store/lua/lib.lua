@@ -13,7 +13,7 @@ end
 local function fence(term_key, term)
   local stored = tonumber(redis.call('GET', term_key) or '0')
   if tonumber(term) < stored then
-    return redis.error_reply('STALETERM term ' .. term .. ' is over, ' .. whole(stored) .. ' leads; stand by and acquire')
+    return redis.error_reply('STALETERM ' .. whole(stored) .. ' term ' .. term .. ' is over; stand by and acquire')
   end
   if tonumber(term) > stored then
     redis.call('SET', term_key, term)

@@ -1,0 +1,42 @@
+"""Costs that are guessed, compared, put together."""
+
+from collections.abc import Collection
+from dataclasses import astuple, fields
+
+from hekaton.policy.types import ModelCosts
+
+GUESS_BYTES_PER_S = 4e9
+"""Of a copy or a step, before anything was seen."""
+NOTICEABLE = 0.05
+"""A change by a smaller share is none."""
+
+
+def guessed_costs(weight_bytes: int, kv_bytes_per_token: int) -> ModelCosts:
+    """Of a model that nobody has run yet."""
+    pass_s = weight_bytes / GUESS_BYTES_PER_S
+    return ModelCosts(
+        weight_bytes=weight_bytes,
+        kv_bytes_per_token=kv_bytes_per_token,
+        load_s=pass_s,
+        prefill_base_s=pass_s,
+        prefill_s_per_token=pass_s / 16,
+        step_base_s=pass_s,
+        step_s_per_request=0.0,
+        step_s_per_context_token=0.0,
+    )
+
+
+def mean_costs(measured: Collection[ModelCosts]) -> ModelCosts:
+    """Of at least one; sizes are those of the first."""
+    first = next(iter(measured))
+    names = [field.name for field in fields(ModelCosts)][2:]
+    means = {name: sum(getattr(one, name) for one in measured) / len(measured) for name in names}
+    return ModelCosts(first.weight_bytes, first.kv_bytes_per_token, **means)
+
+
+def differ(one: ModelCosts, other: ModelCosts | None) -> bool:
+    """Noticeably."""
+    if other is None:
+        return True
+    pairs = zip(astuple(one), astuple(other), strict=True)
+    return any(abs(now - before) > NOTICEABLE * abs(before) for now, before in pairs)

@@ -1,0 +1,57 @@
+"""The live requests of a simulated worker, and what is counted of them."""
+
+from collections.abc import Iterable, Iterator
+
+from hekaton.policy.demands import DemandTable
+from hekaton.policy.types import RequestView
+from hekaton.sim.request import SimRequest, Stretch
+
+
+class Desk:
+    def __init__(self) -> None:
+        self.live: dict[str, SimRequest] = {}
+        """In order of arrival here."""
+        self.demands = DemandTable()
+        self.counts: dict[str, int] = {}
+        """Live requests, by model."""
+        self.prefill_tokens: dict[str, int] = {}
+        """Of prompts that wait, by model."""
+        self.version = 0
+        """Grows whenever a count changes."""
+        self._by_model: dict[str, dict[str, SimRequest]] = {}
+
+    def add(self, request: SimRequest) -> None:
+        self.live[request.request_id] = request
+        self._by_model.setdefault(request.model, {})[request.request_id] = request
+        self._count(request, 1)
+
+    def remove(self, request: SimRequest) -> None:
+        del self.live[request.request_id]
+        del self._by_model[request.model][request.request_id]
+        self._count(request, -1)
+
+    def of(self, model: str) -> Iterable[SimRequest]:
+        return self._by_model.get(model, {}).values()
+
+    def views(self, model: str) -> Iterator[RequestView]:
+        """Of the model's requests that can run."""
+        return (one.view() for one in self.of(model) if not one.parked_until_s)
+
+    def book(self, request: SimRequest, stretch: Stretch) -> None:
+        """Gives a request the tokens of a stretch."""
+        if not request.pending:
+            request.book(stretch)
+            self.demands.touch(request.model)
+            return
+        self._count(request, -1)
+        request.book(stretch)
+        self._count(request, 1)
+
+    def _count(self, request: SimRequest, sign: int) -> None:
+        for counts, change in ((self.counts, sign), (self.prefill_tokens, sign * request.pending)):
+            if change:
+                counts[request.model] = counts.get(request.model, 0) + change
+                if not counts[request.model]:
+                    del counts[request.model]
+        self.demands.touch(request.model)
+        self.version += 1

@@ -1,0 +1,63 @@
+"""How urgent a model is, and who counts for it."""
+
+from types import MappingProxyType
+
+import pytest
+
+from hekaton.policy.types import Demand, ModelCosts, RequestView, WorkerView
+from hekaton.policy.urgency import GRACE, RETURN, most_urgent_first, rate_all
+
+NOW_S = 1000.0
+TTFT_S = 10.0
+COSTS = ModelCosts(10, 0, 1.0, 0.01, 0.001, 0.01, 0.0, 0.0)
+
+
+def request(name: str, due_in_s: float, model: str = "a", pending: int = 0) -> RequestView:
+    return RequestView(name, model, NOW_S + due_in_s - TTFT_S, TTFT_S, 0.1, pending, 0, 10)
+
+
+def slack_s(*requests: RequestView, resident: str = "a") -> float:
+    view = WorkerView(
+        running=None,
+        turn_started_s=NOW_S,
+        resident=frozenset(resident),
+        loading=frozenset(),
+        ready=frozenset("a"),
+        demands={"a": Demand.of("a", requests, COSTS)},
+        costs=MappingProxyType({"a": COSTS}),
+        device_memory_bytes=100,
+        free_bytes=100,
+        kv_bytes={},
+    )
+    (rated,) = rate_all(view, NOW_S)
+    return rated.slack_s
+
+
+def test_slack_is_the_time_to_spare_before_the_most_urgent_token_is_late() -> None:
+    assert slack_s(request("r", 5.0), request("s", 3.0)) == pytest.approx(3.0 - 0.01)
+    assert slack_s(request("r", 5.0, pending=100)) == pytest.approx(5.0 - 0.11)
+    assert slack_s(request("r", 5.0), resident="") == pytest.approx(5.0 - 0.01 - 1.0), "its weights come first"
+
+
+def test_prompts_wait_for_each_other() -> None:
+    both = slack_s(request("r", 5.0, pending=1000), request("s", 5.1, pending=1000))
+    assert both == pytest.approx(5.1 - 2 * 1.01)
+
+
+def test_a_request_that_is_a_little_late_is_the_most_urgent_of_all() -> None:
+    assert slack_s(request("r", -0.5 * GRACE * TTFT_S)) < 0
+
+
+def test_a_lost_request_does_not_hurry_its_model() -> None:
+    assert slack_s(request("lost", -5.0), request("s", 3.0)) == pytest.approx(3.0 - 0.01)
+    assert slack_s(request("lost", -5.0)) == pytest.approx(RETURN * TTFT_S - 5.0 - 0.01)
+
+
+def test_a_lost_request_comes_back_when_it_has_waited_for_long() -> None:
+    assert slack_s(request("lost", -(RETURN * TTFT_S) - 1.0), request("s", 3.0)) == pytest.approx(-1.01)
+
+
+def test_lost_requests_come_last_in_their_batch() -> None:
+    patient = RequestView("patient", "a", NOW_S - 103.0, 100.0, 0.1, 0, 0, 10)
+    requests = (request("lost", -4.0), patient, request("s", 1.0))
+    assert most_urgent_first(requests, NOW_S) == ("patient", "s", "lost"), "3 s are little where the TTFT is 100 s"

@@ -1,0 +1,64 @@
+"""What is known of single requests, over a real pool and the placements of the policies."""
+
+from dataclasses import replace
+
+import pytest
+
+from hekaton.facts import ModelSpec, RequestRecord, RequestState, Sampling, Slo
+from hekaton.policy.costs import guessed_costs
+from hekaton.policy.live import live_policy
+from hekaton.policy.types import Role
+from hekaton.rpc.convert import ROLE_TO_PB
+from hekaton.store.records import RequestSummary
+from hekaton.v1 import pool_pb2
+from hekaton_scheduler.chooser import Chooser
+from hekaton_scheduler.pool import Placed, Pool
+
+SPEC = ModelSpec("d", "emulated", "bfloat16", 1000, 1, 4096, 256)
+RECORD = RequestRecord("r", "router", "m", 3, Sampling(max_tokens=10, seed=1), Slo(10.0, 0.1), 60.0)
+WAITING = RequestSummary(RECORD, RequestState.QUEUED, 1, 0, "", 0.0, 0, "", None)
+
+
+def chooser(policy: str = "slack", **roles: Role) -> tuple[Chooser, Pool]:
+    pool = Pool()
+    for worker_id, role in roles.items():
+        pool.connect(pool_pb2.WorkerStatus(worker_id=worker_id, device_memory_bytes=5000, role=ROLE_TO_PB[role]), [])
+    placement = live_policy(policy, {}).placement(lambda _: guessed_costs(1000, 1))
+    return Chooser(pool, placement, has_roles=policy == "aegaeon"), pool
+
+
+@pytest.fixture
+def two() -> tuple[Chooser, Pool]:
+    """Worker `a` runs the model already."""
+    both, pool = chooser(a=Role.ANY, b=Role.ANY)
+    pool.add("a", Placed("other", 1, "m"))
+    return both, pool
+
+
+async def test_a_request_that_was_refused_goes_elsewhere_until_it_is_placed(two: tuple[Chooser, Pool]) -> None:
+    both, _ = two
+    assert both.choose(WAITING, SPEC) == "a"
+    both.avoid("r", "a")
+    assert both.choose(WAITING, SPEC) == "b"
+    assert both.ends_s().keys() == {"r"}
+    both.forget("r")
+    assert both.choose(WAITING, SPEC) == "a"
+
+
+async def test_a_request_that_moves_goes_to_its_target_if_that_can_take_it(two: tuple[Chooser, Pool]) -> None:
+    both, pool = two
+    both.prefer("r", "b")
+    assert both.choose(WAITING, SPEC) == "b"
+    assert both.is_moving()
+    pool.update(pool_pb2.WorkerStatus(worker_id="b", device_memory_bytes=5000, draining=True))
+    assert both.choose(WAITING, SPEC) == "a"
+    both.forget("r")
+    assert not both.is_moving()
+
+
+async def test_a_request_is_placed_for_prefill_and_after_its_first_token_for_decode() -> None:
+    both, _ = chooser("aegaeon", a=Role.PREFILL, b=Role.DECODE)
+    assert both.choose(WAITING, SPEC) == "a"
+    assert both.choose(replace(WAITING, produced_tokens=1), SPEC) == "b"
+    both.handed_over("r")
+    assert both.choose(WAITING, SPEC) == "b"
