@@ -23,6 +23,8 @@ NAMES = tuple(f"{model}/{number}" for model in MODELS for number in range(2))
 TIGHT = Slo(ttft_s=0.5, tbt_s=0.004)
 """Four models are too many for one worker."""
 TOKENS = 1200
+PATIENT_S = 5.0
+"""The lease: the test's router comes when both workers are there, and must not be taken for gone before."""
 
 
 @asynccontextmanager
@@ -48,11 +50,14 @@ async def test_a_pool_with_everything_on_one_worker_spreads_out_and_every_stream
 ) -> None:
     for model in MODELS:
         await add_model(redis, model)
-    async with running_scheduler(redis_server.url, redis), running_worker(redis_server.url, redis, "w1") as first:
+    async with (
+        running_scheduler(redis_server.url, redis),
+        running_worker(redis_server.url, redis, "w1", lease_s=PATIENT_S) as first,
+    ):
         for name in NAMES:
             await accept(redis, replace(new_record(name, model=name[:2], max_tokens=TOKENS), slo=TIGHT))
         async with (
-            running_worker(redis_server.url, redis, "w2") as second,
+            running_worker(redis_server.url, redis, "w2", lease_s=PATIENT_S) as second,
             router(first.address, second.address) as streams,
         ):
             ended = await all_finished(redis, NAMES)
