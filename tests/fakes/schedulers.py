@@ -10,8 +10,11 @@ from redis.asyncio import Redis
 
 from fakes.waiting import eventually
 from hekaton.config import SchedulerSettings
+from hekaton.facts import RequestState
 from hekaton.rpc.channel import open_channel
 from hekaton.store.keys import Kind
+from hekaton.store.records import RequestSummary
+from hekaton.store.requests import Requests
 from hekaton.store.workers import Registry
 from hekaton.v1 import scheduler_pb2, scheduler_pb2_grpc
 from hekaton_scheduler.service import main
@@ -78,6 +81,20 @@ async def scheduler_process(url: str, redis: Redis, scheduler_id: str, *more: st
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+async def summary(redis: Redis, request_id: str) -> RequestSummary:
+    return (await Requests(redis).peek([request_id]))[request_id]
+
+
+async def reaches(redis: Redis, request_id: str, state: RequestState, timeout_s: float = 10.0) -> RequestSummary:
+    """The request, once it is in this state."""
+
+    async def there() -> bool:
+        return (await summary(redis, request_id)).state is state
+
+    await eventually(there, timeout_s)
+    return await summary(redis, request_id)
 
 
 async def _address_of(redis: Redis, scheduler_id: str) -> str:

@@ -120,7 +120,7 @@ def _describe(record: RequestRecord) -> None:
 
 
 def _conclude(finished: pb.Finished) -> None:
-    reason = convert.FINISH_FROM_PB[finished.reason].value
+    reason = convert.finish_from_pb(finished.reason)
     log.info("finished", reason=reason, tokens=finished.stats.completion_tokens, worker_id=finished.stats.worker_id)
     trace.get_current_span().set_attributes(
         {

@@ -57,7 +57,7 @@ def event_from_pb(response: inference_pb2.GenerateResponse) -> GenerationEvent:
     if kind == "tokens":
         return Tokens(response.tokens.first_index, tuple(response.tokens.token_ids), response.tokens.text)
     finished = response.finished
-    return Finished(convert.FINISH_FROM_PB[finished.reason], convert.stats_from_pb(finished.stats))
+    return Finished(convert.finish_from_pb(finished.reason), convert.stats_from_pb(finished.stats))
 
 
 def model_from_pb(model: models_pb2.Model) -> Model:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from hekaton.engine.interface import Engine
 from hekaton.engine.messages import Submit
 from hekaton.facts import FinishReason, Sampling, Slo
-from hekaton.policy.demands import DemandTable
 from hekaton.policy.types import RequestView
 
 
@@ -103,9 +102,8 @@ class LiveRequest:
 class EngineMemory:
     """An engine's memory, for `Room`."""
 
-    def __init__(self, engine: Engine, demands: DemandTable) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._demands = demands
 
     def present(self) -> frozenset[str]:
         return self._engine.resident() | self._engine.loading()
@@ -126,4 +124,3 @@ class EngineMemory:
         """Frees a request's KV; its tokens are computed again when it runs next."""
         self._engine.drop_kv(request.request_id)
         request.computed = request.kv_tokens = 0
-        self._demands.touch(request.model)

@@ -109,7 +109,7 @@ class Room(Generic[R]):
         oldest = self._oldest()
         for request in self._live.values():
             if request.model == model and request.holds_kv and request is not oldest:
-                self._memory.drop_kv(request, now_s)
+                self._drop_kv(request, now_s)
 
     def park(self, requests: Iterable[R], now_s: float) -> None:
         for request in requests:
@@ -126,11 +126,15 @@ class Room(Generic[R]):
         self._parked = {name: one for name, one in self._parked.items() if name in self._live}
         return min((one.parked_until_s for one in self._parked.values()), default=None)
 
+    def _drop_kv(self, request: R, now_s: float) -> None:
+        self._memory.drop_kv(request, now_s)
+        self._demands.touch(request.model)
+
     def _start_over(self, requests: Iterable[R], now_s: float) -> bool:
         """Frees the KV of those who ask themselves: it may lie where it splits the room. False if they have none."""
         holders = [request for request in requests if request.holds_kv]
         for request in holders:
-            self._memory.drop_kv(request, now_s)
+            self._drop_kv(request, now_s)
         return bool(holders)
 
     def _give_way(
@@ -145,7 +149,7 @@ class Room(Generic[R]):
         victim = self._victim(asking, least_due_s)
         model_may = model is not None and models[model] > least_due_s
         if victim is not None and (kv_first or not model_may):
-            self._memory.drop_kv(victim, now_s)
+            self._drop_kv(victim, now_s)
             if victim.model in self._memory.present():
                 self.park((victim,), now_s)
             return True

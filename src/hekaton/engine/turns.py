@@ -54,7 +54,7 @@ class TurnLoop:
         self._emit = emit
         self._clock = clock
         self._desk = Desk(engine, emit)
-        self._room = Room(EngineMemory(engine, self._desk.demands), self._desk.live, self._desk.demands)
+        self._room = Room(EngineMemory(engine), self._desk.live, self._desk.demands)
         self._images = Images(engine, emit)
         self._log = TurnLog(worker_id, clock())
         stepper = Stepper(engine, self._room, max_batch, prefill_chunk_tokens)

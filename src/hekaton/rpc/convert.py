@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 
 from hekaton import facts
+from hekaton.errors import HekatonError
 from hekaton.policy.types import ModelCosts, Role
 from hekaton.v1 import common_pb2, memory_pb2, models_pb2, pool_pb2
 
@@ -16,7 +17,7 @@ FINISH_TO_PB = {
     facts.FinishReason.STOP: common_pb2.FINISH_REASON_STOP,
     facts.FinishReason.LENGTH: common_pb2.FINISH_REASON_LENGTH,
 }
-FINISH_FROM_PB = {value: key for key, value in FINISH_TO_PB.items()}
+_FINISH_FROM_PB = {value: key for key, value in FINISH_TO_PB.items()}
 STATE_TO_PB = {
     facts.ModelState.PREPARING: models_pb2.MODEL_STATE_PREPARING,
     facts.ModelState.READY: models_pb2.MODEL_STATE_READY,
@@ -30,6 +31,15 @@ ROLE_TO_PB = {
     Role.DECODE: pool_pb2.WORKER_ROLE_DECODE,
 }
 ROLE_FROM_PB = {value: key for key, value in ROLE_TO_PB.items()}
+
+
+def finish_from_pb(value: common_pb2.FinishReason.ValueType) -> facts.FinishReason:
+    """Raises HekatonError for a reason that is not known here."""
+    if value not in _FINISH_FROM_PB:
+        raise HekatonError(
+            f"a generation ended for reason {value}, which is not known here: update this side of the call"
+        )
+    return _FINISH_FROM_PB[value]
 
 
 def duration(seconds: float) -> Duration:

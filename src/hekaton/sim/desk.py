@@ -14,10 +14,8 @@ class Desk:
         self.demands = DemandTable()
         self.counts: dict[str, int] = {}
         """Live requests, by model."""
-        self.prefill_tokens: dict[str, int] = {}
-        """Of prompts that wait, by model."""
         self.version = 0
-        """Grows whenever a count changes."""
+        """Grows whenever something is counted that a pool sees."""
         self._by_model: dict[str, dict[str, SimRequest]] = {}
 
     def add(self, request: SimRequest) -> None:
@@ -37,21 +35,23 @@ class Desk:
         """Of the model's requests that can run."""
         return (one.view() for one in self.of(model) if not one.parked_until_s)
 
+    def prefill_tokens(self) -> dict[str, int]:
+        """Of prompts that wait to be computed, by model."""
+        waiting: dict[str, int] = {}
+        for request in self.live.values():
+            if request.pending:
+                waiting[request.model] = waiting.get(request.model, 0) + request.pending
+        return waiting
+
     def book(self, request: SimRequest, stretch: Stretch) -> None:
         """Gives a request the tokens of a stretch."""
-        if not request.pending:
-            request.book(stretch)
-            self.demands.touch(request.model)
-            return
-        self._count(request, -1)
+        self.version += bool(request.pending)
         request.book(stretch)
-        self._count(request, 1)
+        self.demands.touch(request.model)
 
-    def _count(self, request: SimRequest, sign: int) -> None:
-        for counts, change in ((self.counts, sign), (self.prefill_tokens, sign * request.pending)):
-            if change:
-                counts[request.model] = counts.get(request.model, 0) + change
-                if not counts[request.model]:
-                    del counts[request.model]
+    def _count(self, request: SimRequest, change: int) -> None:
+        self.counts[request.model] = self.counts.get(request.model, 0) + change
+        if not self.counts[request.model]:
+            del self.counts[request.model]
         self.demands.touch(request.model)
         self.version += 1

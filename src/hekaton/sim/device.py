@@ -17,6 +17,8 @@ from hekaton.sim.request import SimRequest
 @dataclass(slots=True)
 class _Load:
     model: str
+    there_s: float
+    """When its weights are in host memory."""
     start_s: float
     end_s: float
 
@@ -84,7 +86,7 @@ class Device:
             return False
         there_s = self._host.weights_at_s(model, now_s)
         start_s = max(now_s, there_s, self._kv_in_free_s, self._loads[-1].end_s if self._loads else 0.0)
-        self._loads.append(_Load(model, start_s, start_s + costs.load_s))
+        self._loads.append(_Load(model, there_s, start_s, start_s + costs.load_s))
         self.weights_bytes += costs.weight_bytes
         self.loading |= {model}
         return True
@@ -104,7 +106,8 @@ class Device:
         gone = self._loads.pop(place)
         self.copied_s += min(max(now_s - gone.start_s, 0.0), self._costs[model].load_s)
         for load in self._loads[place:]:
-            start_s = max(now_s, self._kv_in_free_s, self._loads[place - 1].end_s if place else 0.0)
+            before_s = self._loads[place - 1].end_s if place else 0.0
+            start_s = max(now_s, load.there_s, self._kv_in_free_s, before_s)
             load.start_s, load.end_s = start_s, start_s + self._costs[load.model].load_s
             place += 1
 

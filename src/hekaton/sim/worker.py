@@ -97,7 +97,7 @@ class Worker:
                 device.loading,
                 dict(desk.counts),
                 role=self._role,
-                prefill_tokens=dict(desk.prefill_tokens),
+                prefill_tokens=desk.prefill_tokens(),
             )
         return view
 
@@ -120,8 +120,9 @@ class Worker:
         running = self._run is not None and self._run.requests[0].model == model
         if running or any(one.fetching for one in requests):
             return []
-        self._release_kv(model, self._agenda.now_s)
         for request in requests:
+            if request.holds_kv:
+                self.device.drop_kv(request, self._agenda.now_s)
             self._desk.remove(request)
             request.parked_until_s = 0.0
         self._ended = True
@@ -199,19 +200,13 @@ class Worker:
         for model in turn.evict:
             self.device.evict(model, now_s)
         for model in turn.release_kv:
-            self._release_kv(model, now_s)
+            self._room.release_kv(model, now_s)
         for model in (turn.model, *turn.prefetch):
             running = turn.model if turn.model != model else ""
             if model not in self.device.present() and not self._room.for_weights(model, now_s, running):
                 self._undecided = True
             elif model != turn.model:
                 self._stepper.fetch_beside(list(self._desk.of(model)), now_s)
-
-    def _release_kv(self, model: str, now_s: float) -> None:
-        for request in self._desk.of(model):
-            if request.holds_kv:
-                self.device.drop_kv(request, now_s)
-        self._desk.demands.touch(model)
 
     def _view(self, now_s: float) -> WorkerView:
         turn = self._turn

@@ -1,3 +1,18 @@
-from fakes.redis import redis, redis_server
+from collections.abc import AsyncIterator
 
-__all__ = ["redis", "redis_server"]
+import pytest
+from redis.asyncio import Redis
+
+from fakes.redis import redis, redis_server
+from fakes.schedulers import RunningScheduler, running_scheduler
+from fakes.workers import add_model
+from hekaton.store.embedded import EmbeddedRedis
+
+__all__ = ["redis", "redis_server", "scheduler"]
+
+
+@pytest.fixture
+async def scheduler(redis_server: EmbeddedRedis, redis: Redis) -> AsyncIterator[RunningScheduler]:
+    await add_model(redis)
+    async with running_scheduler(redis_server.url, redis) as running:
+        yield running

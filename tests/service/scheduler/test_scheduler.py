@@ -3,15 +3,13 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 from redis.asyncio import Redis
 
-from fakes.peers import commander, listener
+from fakes.peers import listener
 from fakes.redis import connected
-from fakes.schedulers import RunningScheduler, running_scheduler, scheduler_process
+from fakes.schedulers import RunningScheduler, reaches, running_scheduler, summary
 from fakes.waiting import eventually
 from fakes.worker import fake_worker
 from fakes.workers import accept, add_model, address_of, expected, new_record, running_worker, worker_process
@@ -19,8 +17,6 @@ from hekaton.facts import RequestState
 from hekaton.store.catalog import Catalog
 from hekaton.store.embedded import EmbeddedRedis
 from hekaton.store.keys import SHARD_0, Kind
-from hekaton.store.leadership import Leadership
-from hekaton.store.records import RequestSummary
 from hekaton.store.requests import Requests
 from hekaton.store.workers import Registry
 from hekaton.v1 import pool_pb2
@@ -28,27 +24,6 @@ from hekaton.v1 import worker_pb2 as pb
 
 LONG = 4000
 """More tokens than any test waits for."""
-
-
-@pytest.fixture
-async def scheduler(redis_server: EmbeddedRedis, redis: Redis) -> AsyncIterator[RunningScheduler]:
-    await add_model(redis)
-    async with running_scheduler(redis_server.url, redis) as running:
-        yield running
-
-
-async def summary(redis: Redis, request_id: str) -> RequestSummary:
-    return (await Requests(redis).peek([request_id]))[request_id]
-
-
-async def reaches(redis: Redis, request_id: str, state: RequestState, timeout_s: float = 10.0) -> RequestSummary:
-    """The request, once it is in this state."""
-
-    async def there() -> bool:
-        return (await summary(redis, request_id)).state is state
-
-    await eventually(there, timeout_s)
-    return await summary(redis, request_id)
 
 
 async def test_accepted_requests_run_on_a_worker(
@@ -189,73 +164,6 @@ async def test_a_drained_worker_loses_nothing(
             assert (ended.worker_id, ended.failures) == ("w2", 0)
 
 
-async def test_a_standby_takes_over_when_the_leader_is_killed(redis_server: EmbeddedRedis, redis: Redis) -> None:
-    await add_model(redis)
-    async with scheduler_process(redis_server.url, redis, "s1") as first:
-        await eventually(first.leads)
-        async with (
-            running_scheduler(redis_server.url, redis, "s2") as second,
-            running_worker(redis_server.url, redis, "w1") as worker,
-            listener(worker.address) as router,
-        ):
-            await first.connected("w1")
-            assert not await second.leads()
-            await accept(redis, new_record("r1", max_tokens=800))
-            await router.tokens("r1", 10)
-            os.kill(first.pid, signal.SIGKILL)
-            await accept(redis, new_record("r2"))
-            await router.end("r2")
-            assert await second.leads()
-            ended = await router.end("r1")
-            assert (ended.stats.epoch, router.known["r1"]) == (1, expected(800))
-
-
-async def test_a_stopped_leader_gives_way_at_once(redis_server: EmbeddedRedis, redis: Redis) -> None:
-    async with running_scheduler(redis_server.url, redis, "s1") as first:
-        await eventually(first.leads)
-        async with running_scheduler(redis_server.url, redis, "s2") as second:
-            first.stop.set()
-            await eventually(second.leads, 0.5)
-
-
-async def test_a_leader_that_a_worker_refuses_comes_back_under_a_newer_term(
-    redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
-) -> None:
-    async with running_worker(redis_server.url, redis, "w1") as worker:
-        await scheduler.connected("w1")
-        before = (await scheduler.status()).term
-        async with commander(worker.address, term=before + 1) as rival:
-            await rival.hello()
-            await accept(redis, new_record("r1"))
-            await reaches(redis, "r1", RequestState.FINISHED)
-        assert (await scheduler.status()).term > before
-
-
-async def test_requests_of_a_worker_that_died_while_nobody_led_run_again(
-    redis_server: EmbeddedRedis, redis: Redis
-) -> None:
-    await add_model(redis)
-    async with (
-        running_scheduler(redis_server.url, redis, "s1") as first,
-        worker_process(redis_server.url, redis, "victim") as pid,
-    ):
-        await accept(redis, new_record("r1", max_tokens=1500))
-        await reaches(redis, "r1", RequestState.RUNNING)
-        first.stop.set()
-
-        async def nobody_leads() -> bool:
-            return await Leadership(redis).current() is None
-
-        await eventually(nobody_leads)
-        os.kill(pid, signal.SIGKILL)
-    async with (
-        running_worker(redis_server.url, redis, "w2") as second,
-        listener(second.address),
-        running_scheduler(redis_server.url, redis, "s2"),
-    ):
-        assert (await reaches(redis, "r1", RequestState.FINISHED)).worker_id == "w2"
-
-
 async def test_a_redis_that_restarts_stops_no_stream_and_loses_no_accepted_request(tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path / "data", socket_dir=tmp_path) as server:
         async with (
@@ -301,15 +209,3 @@ async def test_a_worker_that_reports_nonsense_is_not_used(redis: Redis, schedule
         await asyncio.sleep(0.5)
         assert (await scheduler.status()).connected_worker_ids == []
         assert (await summary(redis, "r1")).state is RequestState.QUEUED
-
-
-async def test_a_leader_whom_a_worker_refuses_leads_again_above_the_newer_term(
-    redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
-) -> None:
-    """As after a Redis that came back from an older replica, with its clock behind."""
-    async with running_worker(redis_server.url, redis, "w1") as worker:
-        newer = (await scheduler.status()).term + 1_000_000_000
-        async with commander(worker.address, term=newer) as other:
-            await other.hello()
-            await scheduler.connected("w1")
-            assert (await scheduler.status()).term == newer + 1

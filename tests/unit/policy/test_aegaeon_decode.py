@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes.views import worker_view
 from hekaton.policy.aegaeon_decode import RoundTurns, alpha, quotas_s
-from hekaton.policy.types import Demand, ModelCosts, RequestView, Role, WorkerView
+from hekaton.policy.types import ModelCosts, RequestView, Role, WorkerView
 
 NOW_S = 100.0
 COSTS = ModelCosts(
@@ -37,20 +38,14 @@ def view(
     memory: int = 35,
     kv_bytes: Mapping[str, int] | None = None,
 ) -> WorkerView:
-    models = sorted({one.model for one in requests})
-    of = {model: [one for one in requests if one.model == model] for model in models}
-    kv = dict(kv_bytes or {})
-    return WorkerView(
+    return worker_view(
+        requests,
+        costs,
+        memory,
+        resident=resident,
         running=running,
-        turn_started_s=now_s - ran_s,
-        resident=frozenset(resident),
-        loading=frozenset(),
-        ready=frozenset("abcd"),
-        demands={model: Demand.of(model, of[model], costs) for model in models},
-        costs=dict.fromkeys("abcd", costs),
-        device_memory_bytes=memory,
-        free_bytes=memory - costs.weight_bytes * len(resident) - sum(kv.values()),
-        kv_bytes=kv,
+        started_s=now_s - ran_s,
+        kv=kv_bytes,
         role=Role.DECODE,
     )
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
+from fakes.views import worker_view
 from hekaton.policy.request_level import QueuePlacement, QueueTurns
 from hekaton.policy.request_level_sjf import FewestBatchesPlacement, ShortestFirstTurns
-from hekaton.policy.types import Demand, ModelCosts, PlacementRequest, PoolWorker, RequestView, WorkerView
+from hekaton.policy.types import ModelCosts, PlacementRequest, PoolWorker, RequestView, WorkerView
 
 COSTS = ModelCosts(10, 1, 1.0, 0.01, 0.001, 0.01, 0.0, 0.0)
 
@@ -14,19 +15,7 @@ def queued(model: str, arrived_s: float, output: int = 100) -> RequestView:
 
 
 def view(*requests: RequestView, resident: str = "") -> WorkerView:
-    models = sorted({one.model for one in requests})
-    return WorkerView(
-        running=None,
-        turn_started_s=0.0,
-        resident=frozenset(resident),
-        loading=frozenset(),
-        ready=frozenset("abc"),
-        demands={model: Demand.of(model, [one for one in requests if one.model == model], COSTS) for model in models},
-        costs=dict.fromkeys("abc", COSTS),
-        device_memory_bytes=1000,
-        free_bytes=1000 - 10 * len(resident),
-        kv_bytes={},
-    )
+    return worker_view(requests, COSTS, 1000, resident=resident)
 
 
 def worker(name: str, requests: Mapping[str, int], loading: str = "") -> PoolWorker:

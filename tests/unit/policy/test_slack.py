@@ -1,14 +1,15 @@
 """Least slack first, decided on plain views."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes.views import demands_of, worker_view
 from hekaton.policy.slack import SlackTurns
-from hekaton.policy.types import Demand, ModelCosts, RequestView, WorkerView
+from hekaton.policy.types import ModelCosts, RequestView, WorkerView
 
 NOW_S = 100.0
 COSTS = ModelCosts(
@@ -28,13 +29,6 @@ def request(model: str, due_in_s: float, name: str = "", pending: int = 0) -> Re
     return RequestView(name or f"r-{model}", model, NOW_S + due_in_s - 1.0, 1.0, 0.1, pending, 0, 10)
 
 
-def demands_of(requests: Iterable[RequestView], costs: ModelCosts = COSTS) -> dict[str, Demand]:
-    by_model: dict[str, list[RequestView]] = {}
-    for one in requests:
-        by_model.setdefault(one.model, []).append(one)
-    return {model: Demand.of(model, members, costs) for model, members in by_model.items()}
-
-
 def view(
     *requests: RequestView,
     resident: str = "",
@@ -46,18 +40,17 @@ def view(
     free: int | None = None,
     kv: Mapping[str, int] | None = None,
 ) -> WorkerView:
-    held = 10 * (len(resident) + len(loading)) + sum((kv or {}).values())
-    return WorkerView(
+    return worker_view(
+        requests,
+        COSTS,
+        memory,
+        resident=resident,
+        loading=loading,
+        ready=ready,
         running=running,
-        turn_started_s=NOW_S - since_s,
-        resident=frozenset(resident),
-        loading=frozenset(loading),
-        ready=frozenset(ready),
-        demands=demands_of(requests),
-        costs=dict.fromkeys("abcdef", COSTS),
-        device_memory_bytes=memory,
-        free_bytes=memory - held if free is None else free,
-        kv_bytes=kv or {},
+        started_s=NOW_S - since_s,
+        kv=kv,
+        free=free,
     )
 
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import pytest
 
+from fakes.views import worker_view
 from hekaton.policy.static import SharedTurns, StaticPlacement
-from hekaton.policy.types import Demand, ModelCosts, PlacementRequest, PoolWorker, RequestView, WorkerView
+from hekaton.policy.types import ModelCosts, PlacementRequest, PoolWorker, RequestView, WorkerView
 
 NOW_S = 100.0
 COSTS = ModelCosts(10, 1, 1.0, 0.01, 0.001, 0.01, 0.0, 0.0)
@@ -46,19 +47,8 @@ def test_models_of_a_worker_that_is_gone_find_another_place() -> None:
 
 
 def view(models: str, resident: str, running: str | None = None, ran_s: float = 0.0) -> WorkerView:
-    requests = {model: RequestView(f"r-{model}", model, 0.0, 10.0, 0.1, 0, 1, 1) for model in models}
-    return WorkerView(
-        running=running,
-        turn_started_s=NOW_S - ran_s,
-        resident=frozenset(resident),
-        loading=frozenset(),
-        ready=frozenset("abc"),
-        demands={model: Demand.of(model, [one], COSTS) for model, one in requests.items()},
-        costs=dict.fromkeys("abc", COSTS),
-        device_memory_bytes=100,
-        free_bytes=100 - 10 * len(resident),
-        kv_bytes={},
-    )
+    requests = (RequestView(f"r-{model}", model, 0.0, 10.0, 0.1, 0, 1, 1) for model in models)
+    return worker_view(requests, COSTS, 100, resident=resident, running=running, started_s=NOW_S - ran_s)
 
 
 def test_models_take_turns_and_none_leaves() -> None:
