@@ -75,6 +75,10 @@ class LiveRequest:
             return FinishReason.STOP
         return FinishReason.LENGTH if len(self.produced) >= self.limit else None
 
+    @property
+    def ttft_s(self) -> float:
+        return self.slo.ttft_s
+
     def due_s(self) -> float:
         """When the next token is due."""
         return self.arrival_s + self.slo.ttft_s + len(self.produced) * self.slo.tbt_s

@@ -1,19 +1,24 @@
 """Who gives way when a device is full, in the live engine and in the simulator.
 
 Idle models go first. Then whoever has clearly more slack than the one who asks: its weights, or its KV, which comes
-back or is computed again later. The oldest request may take from everybody and nobody takes from it, so one always
-advances.
+back or is computed again later. Of lost requests the older keep their KV: where all are late, those that have some
+come to their end. The oldest request may take from everybody and nobody takes from it, so one always advances.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from hekaton.policy.demands import DemandTable
+from hekaton.policy.urgency import GRACE
 
 PARK_S = 1.0
 """How long a request that found no room, or lost it, waits before it asks again, unless some request ends before."""
 MARGIN_S = 1.0
-"""How much more slack another must have to give way: what bringing its KV back is worth."""
+"""How much more slack others must have for their weights to give way."""
+KV_MARGIN = 0.5
+"""And for their KV, in TTFTs: two requests that take it from each other more often spend their time on copies."""
+LOST_S = 1e12
+"""Added to the arrival of a lost request: it gives way to whoever can be in time, and then to older ones."""
 
 
 class Claimant(Protocol):
@@ -33,6 +38,9 @@ class Claimant(Protocol):
 
     @property
     def holds_kv(self) -> bool: ...
+
+    @property
+    def ttft_s(self) -> float: ...
 
     def due_s(self) -> float:
         """When its next token is due."""
@@ -94,14 +102,22 @@ class Room(Generic[R]):
         return True
 
     def for_kv(self, request: R, tokens: int, now_s: float) -> bool:
-        """Room for `tokens` tokens of KV in all. False, and the request parked, if nobody gives way."""
+        """Room for `tokens` tokens of KV in all. False, and the request parked, if nobody gives way.
+
+        One that has KV already takes from all that rank below it, and if there is none gives up its own: KV of a
+        request that cannot go on would keep others from going on too.
+        """
         while not self._memory.grow_kv(request, tokens, now_s):
-            oldest = self._oldest() is request
-            least_due_s = float("-inf") if oldest else request.due_s() + MARGIN_S
-            if not self._give_way((request,), {request.model}, least_due_s, now_s, kv_first=True):
-                if not oldest or not self._start_over((request,), now_s):
-                    self.park((request,), now_s)
-                return False
+            oldest, holds_kv = self._oldest() is request, request.holds_kv
+            margin_s = 0.0 if holds_kv else KV_MARGIN * request.ttft_s
+            least_due_s = float("-inf") if oldest else _rank_s(request, now_s) + margin_s
+            if self._give_way((request,), {request.model}, least_due_s, now_s, kv_first=True):
+                continue
+            if holds_kv:
+                self._drop_kv(request, now_s)
+            if not (oldest and holds_kv):
+                self.park((request,), now_s)
+            return False
         return True
 
     def release_kv(self, model: str, now_s: float) -> None:
@@ -146,7 +162,7 @@ class Room(Generic[R]):
         if model is not None and models[model] == float("inf"):
             self._memory.evict(model, now_s)
             return True
-        victim = self._victim(asking, least_due_s)
+        victim = self._victim(asking, least_due_s, now_s)
         model_may = model is not None and models[model] > least_due_s
         if victim is not None and (kv_first or not model_may):
             self._drop_kv(victim, now_s)
@@ -168,16 +184,23 @@ class Room(Generic[R]):
                 due_s[request.model] = min(due_s[request.model], request.due_s())
         return due_s
 
-    def _victim(self, asking: Iterable[R], least_due_s: float) -> R | None:
-        """Whose KV goes: of a model that is not present, whenever it is due, else whoever is due last."""
+    def _victim(self, asking: Iterable[R], least_due_s: float, now_s: float) -> R | None:
+        """Whose KV goes: of a model that is not present, whenever it is due, else whoever ranks last."""
         spared = {id(request) for request in asking} | {id(self._oldest())}
         present = self._memory.present()
         holders = [
-            one
+            (one.model not in present, _rank_s(one, now_s), one.request_id, one)
             for one in self._live.values()
-            if one.holds_kv and id(one) not in spared and (one.model not in present or one.due_s() > least_due_s)
+            if one.holds_kv and id(one) not in spared
         ]
-        return max(holders, key=lambda one: (one.model not in present, one.due_s(), one.request_id), default=None)
+        may = [holder for holder in holders if holder[0] or holder[1] > least_due_s]
+        return max(may, key=lambda holder: holder[:3], default=(False, 0.0, "", None))[3]
 
     def _oldest(self) -> R | None:
         return min(self._live.values(), key=lambda request: request.age_key, default=None)
+
+
+def _rank_s(request: Claimant, now_s: float) -> float:
+    """When a request is due; a lost one comes after all others, the older first."""
+    due_s = request.due_s()
+    return due_s if due_s >= now_s - GRACE * request.ttft_s else LOST_S + request.age_key[0]

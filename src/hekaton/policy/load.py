@@ -9,6 +9,9 @@ CONTEXT_TOKENS = 600
 """Of a typical request, prompt and half its output."""
 OUTPUT_TOKENS = 250
 
+CROWDED = 3.0
+"""What each part of the device counts by which a model's requests need more KV than there can be: they wait for it."""
+
 SERIAL = 5.0
 """How fast copies and steps cease to overlap as two models no longer fit beside each other."""
 
@@ -52,7 +55,8 @@ class Load:
 
         Steps fill a TBT. Copies fill a TTFT, in which everything must come once that cannot stay on the device beside
         what runs and what is loaded next. They go on side by side, so the fuller one counts, and the sum a little; but
-        where the largest bundle does not fit beside a usual one, they must wait for each other.
+        where the largest bundle does not fit beside a usual one, they must wait for each other. Where it does not even
+        fit alone, its requests wait for each other.
         """
         steps = self.step_s / tbt_s
         if self.bundles_bytes <= memory_bytes:
@@ -60,7 +64,9 @@ class Load:
         stays_bytes = max(memory_bytes - self.largest_bytes - self.second_bytes, 0.0)
         copies = copy_weight * (self.bundles_bytes - stays_bytes) * self.copy_s_per_byte / ttft_s
         excess = max(self.largest_bytes + self.bundles_bytes / self.models - memory_bytes, 0.0) / memory_bytes
-        return max(steps, copies) + 0.1 * (steps + copies) + min(steps, copies) * min(SERIAL * excess, 1.0)
+        crowded = CROWDED * max(self.largest_bytes - memory_bytes, 0.0) / memory_bytes
+        serial = min(steps, copies) * min(SERIAL * excess, 1.0)
+        return max(steps, copies) + 0.1 * (steps + copies) + serial + crowded
 
 
 def load_of(requests: Mapping[str, int], costs_of: CostsOf) -> Load:
