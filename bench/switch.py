@@ -63,7 +63,7 @@ class Result:
 
 def measure(checkpoint: Path, dtype: str, rounds: int, directory: Path) -> Result:
     """Puts two images of the checkpoint into `directory` and switches between them."""
-    spec, images = _images(checkpoint, dtype, directory)
+    spec, images = images_of(checkpoint, dtype, directory)
     with closing(_engine(spec, images, spec.weight_bytes + SPARE_BYTES)) as engine:
         switches, copies = _alternate(engine, images, rounds)
     with closing(_engine(spec, images, 2 * spec.weight_bytes)) as engine:
@@ -80,7 +80,7 @@ def write_checkpoint(directory: Path) -> Path:
     return directory
 
 
-def _images(checkpoint: Path, dtype: str, directory: Path) -> tuple[ModelSpec, dict[str, Image]]:
+def images_of(checkpoint: Path, dtype: str, directory: Path) -> tuple[ModelSpec, dict[str, Image]]:
     prepared = build(str(checkpoint), dtype, directory, lambda done, total: None)
     first = directory / f"{prepared.spec.digest}.img"
     second = first.with_suffix(".copy")

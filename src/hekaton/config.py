@@ -106,12 +106,20 @@ class WorkerSettings(PolicySettings):
         "cpu", pattern=r"^(cpu|cuda(:\d+)?|emulated:[a-z0-9]+)$", description="cpu, cuda[:N], emulated:NAME"
     )
     device_memory: ByteSize = Field(description="bytes of the device for weights and KV, e.g. 700MiB")
+    host_kv_memory: ByteSize | None = Field(
+        None, description="host memory for KV off the device; half of device_memory if unset, 0: compute it again"
+    )
+    host_kv_dir: Path = Field(Path("/dev/shm"), description="where that memory is taken; a tmpfs")
     threads: int = Field(1, ge=1, description="torch threads; more than one only if one worker owns the machine")
     memory_address: str = Field("", description="this host's memory service; not needed by emulated devices")
     role: Role = Field(Role.ANY, description="phase of requests that it serves; policy aegaeon needs prefill or decode")
     max_batch: int = Field(64, ge=1, description="most requests in one step")
     prefill_chunk_tokens: int = Field(512, ge=16, description="most prompt tokens in one step")
     time_scale: float = Field(1.0, gt=0, description="emulated devices: seconds of the clock per second of the profile")
+
+    @property
+    def host_kv_memory_bytes(self) -> int:
+        return int(self.device_memory // 2 if self.host_kv_memory is None else self.host_kv_memory)
 
     def model_post_init(self, context: object) -> None:
         live_turns(self.policy, self.policy_option, self.role)

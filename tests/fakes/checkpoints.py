@@ -23,12 +23,29 @@ COMMON = {
     "pad_token_id": None,
 }
 GATED = {"intermediate_size": 96, "num_key_value_heads": 2}
+EXPERTS = {"moe_intermediate_size": 48, "num_experts": 8, "num_experts_per_tok": 2}
+SHARP = {"head_dim": 32, "sliding_window": 24, "query_pre_attn_scalar": 1}
 CONFIGS: dict[str, dict[str, object]] = {
     "llama": {**GATED, "tie_word_embeddings": True},
     "qwen2": {**GATED},
     "qwen3": {**GATED, "head_dim": 32},
     "mistral": {**GATED, "sliding_window": 24},
     "gpt2": {"n_inner": 96},
+    "gpt_neox": {"intermediate_size": 96},
+    "phi": {**GATED},
+    "gemma": {**GATED, "num_key_value_heads": 1, "head_dim": 32},
+    "mixtral": {**GATED, "num_local_experts": 4, "sliding_window": 40},
+    "qwen3_moe": {**GATED, **EXPERTS, "mlp_only_layers": [0]},
+    "qwen2_moe": {**GATED, **EXPERTS, "shared_expert_intermediate_size": 96},
+    "gemma2": {**GATED, **SHARP, "initializer_range": 0.1, "attn_logit_softcapping": 2.0, "tie_word_embeddings": False},
+    "gemma3_text": {
+        **GATED,
+        **SHARP,
+        "initializer_range": 0.03,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "phi3": {**GATED, "sliding_window": 24},
+    "olmo2": {**GATED, "initializer_range": 0.05},
 }
 
 

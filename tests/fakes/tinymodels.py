@@ -43,10 +43,10 @@ def image_of(checkpoint: Path, out: Path, dtype: str = "float32") -> TinyModel:
     )
 
 
-def engine_for(models: Mapping[str, TinyModel], spare_bytes: int) -> TransformersEngine:
+def engine_for(models: Mapping[str, TinyModel], spare_bytes: int, host_kv_bytes: int = 0) -> TransformersEngine:
     """An engine that knows the models; its device holds the largest of them and `spare_bytes`."""
     largest = max(model.image.nbytes for model in models.values())
-    engine = TransformersEngine("cpu", largest + spare_bytes)
+    engine = TransformersEngine("cpu", largest + spare_bytes, host_kv_memory_bytes=host_kv_bytes)
     for name, model in models.items():
         engine.add_model(name, model.prepared.spec, str(model.checkpoint))
         engine.provide_image(name, model.image)
@@ -102,6 +102,7 @@ class Driver:
     def step(self, model: str, request_ids: Sequence[str], chunk: int = 512) -> None:
         """Switches to `model` if need be and makes one step of the given requests of it."""
         switch(self.engine, model)
+        self.fetch_kv(request_ids)
         items = self.items(request_ids, chunk)
         if not items:
             return
@@ -114,7 +115,27 @@ class Driver:
     def drop_kv(self, request_id: str) -> None:
         """All of its tokens are computed again when it runs next."""
         self.engine.drop_kv(request_id)
-        self.requests[request_id].computed = 0
+        self.requests[request_id].start_over()
+
+    def swap_out(self, request_id: str) -> bool:
+        """Its KV goes to the host, if it has any and the host has room."""
+        request = self.requests[request_id]
+        if not request.computed or not self.engine.swap_out(request_id, request.computed):
+            return False
+        request.swapped()
+        return True
+
+    def fetch_kv(self, request_ids: Sequence[str]) -> None:
+        """Brings what is on the host back to the device."""
+        coming = {request_id for request_id in request_ids if self.requests[request_id].host_tokens}
+        for request_id in coming:
+            assert self.engine.swap_in(request_id)
+        while coming:
+            assert select.select([self.engine.fileno()], [], [], LOAD_TIMEOUT_S)[0], "the copy never ended"
+            for swap in self.engine.finished_swaps():
+                coming.remove(swap.request_id)
+                request = self.requests[swap.request_id]
+                (request.start_over if swap.error else request.fetched)()
 
     def finish(self, models: Sequence[str]) -> None:
         """Runs everything to its end, with a switch after every step."""

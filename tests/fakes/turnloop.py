@@ -53,13 +53,27 @@ class CountingPolicy:
 
 
 class RecordingEngine(EmulatedEngine):
-    """Remembers who was computed again from its first token on although it had produced some."""
+    """Remembers whose KV went to the host, and who was computed again from its first token on later."""
 
     def __init__(
-        self, device: str, device_memory_bytes: int, *, clock: Callable[[], float], sleep: Callable[[float], None]
+        self,
+        device: str,
+        device_memory_bytes: int,
+        *,
+        host_kv_memory_bytes: int = 0,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
     ) -> None:
-        super().__init__(device, device_memory_bytes, clock=clock, sleep=sleep)
+        super().__init__(
+            device, device_memory_bytes, host_kv_memory_bytes=host_kv_memory_bytes, clock=clock, sleep=sleep
+        )
         self.recomputed: list[str] = []
+        self.swapped: list[str] = []
+
+    def swap_out(self, request_id: str, tokens: int) -> bool:
+        fits = super().swap_out(request_id, tokens)
+        self.swapped += [request_id] * fits
+        return fits
 
     def step(self, model: str, items: Sequence[StepItem]) -> list[int | None]:
         self.recomputed += [item.request_id for item in items if item.start == 0 and item.position > 0]
@@ -137,9 +151,16 @@ class LoopDriver:
         give_images: bool = True,
         max_batch: int = 64,
         role: Role = Role.ANY,
+        host_kv_memory_bytes: int = 0,
     ) -> None:
         self.clock = SettableClock()
-        self.engine = engine("h800", device_memory_bytes, clock=self.clock, sleep=self.clock.sleep)
+        self.engine = engine(
+            "h800",
+            device_memory_bytes,
+            host_kv_memory_bytes=host_kv_memory_bytes,
+            clock=self.clock,
+            sleep=self.clock.sleep,
+        )
         self.policy = CountingPolicy(policy or SlackTurns())
         self.give_images = give_images
         self.mapped: set[str] = set()

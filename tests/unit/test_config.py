@@ -31,6 +31,7 @@ def test_flags_beat_the_environment_which_beats_the_file(config_file: Path, monk
     settings = load(WorkerSettings, [*REQUIRED, "--time-scale", "9"])
     assert (settings.log_level, settings.threads, settings.max_batch, settings.time_scale) == ("error", 2, 5, 9.0)
     assert settings.device_memory == 700 << 20
+    assert settings.host_kv_memory_bytes == 350 << 20
 
 
 def test_a_policy_has_options_from_flags_variable_and_file(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,8 @@ class StatusBoard:
             draining=self.draining,
             role=convert.ROLE_TO_PB[self.role],
             prefill_tokens=engine.prefill_tokens,
+            host_kv_bytes=engine.host_kv_bytes,
+            host_kv_memory_bytes=self._device.host_kv_memory_bytes,
         )
 
 

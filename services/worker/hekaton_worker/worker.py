@@ -212,4 +212,6 @@ def _options(settings: WorkerSettings, worker_id: str) -> EngineOptions:
         time_scale=settings.time_scale,
         max_batch=settings.max_batch,
         prefill_chunk_tokens=settings.prefill_chunk_tokens,
+        host_kv_memory_bytes=settings.host_kv_memory_bytes,
+        host_kv_dir=str(settings.host_kv_dir),
     )

@@ -34,7 +34,7 @@ def render(state: Pool, turns: list[TurnRecord]) -> RenderableType:
     table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("worker", no_wrap=True)
     table.add_column("models", overflow="fold")
-    for column in ("weights", "KV", "of", "live", "waiting", "switches"):
+    for column in ("weights", "KV", "of", "host KV", "live", "waiting", "switches"):
         table.add_column(column, justify="right", no_wrap=True)
     for worker in state.workers:
         table.add_row(*_row(worker))
@@ -60,6 +60,7 @@ def _row(worker: Worker) -> tuple[str, ...]:
         readable(worker.weights_bytes),
         readable(worker.kv_bytes),
         readable(worker.device_memory_bytes),
+        readable(worker.host_kv_bytes),
         str(worker.requests_running),
         str(worker.requests_waiting),
         str(worker.switches),

@@ -218,6 +218,7 @@ class _Start:
         return {
             "device": self._options.device,
             "device_memory": self._options.device_memory,
+            "host_kv_dir": str(self._segments.parent),
             "time_scale": "" if scale is None else str(scale),
             **self._policy(),
         }

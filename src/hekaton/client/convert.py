@@ -93,4 +93,6 @@ def _worker(worker: pool_pb2.WorkerStatus) -> Worker:
         switches=worker.switches,
         tokens=worker.tokens,
         draining=worker.draining,
+        host_kv_bytes=worker.host_kv_bytes,
+        host_kv_memory_bytes=worker.host_kv_memory_bytes,
     )

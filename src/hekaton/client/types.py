@@ -104,6 +104,9 @@ class Worker:
     switches: int
     tokens: int
     draining: bool
+    host_kv_bytes: int
+    """Host memory that KV off the device takes, of `host_kv_memory_bytes` that it may."""
+    host_kv_memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

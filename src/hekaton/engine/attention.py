@@ -18,6 +18,10 @@ from hekaton.engine.kv import BLOCK_TOKENS
 NAME = "hekaton_paged"
 
 
+INERT = frozenset({"dropout", "output_router_logits", "position_ids", "use_cache"})
+"""What the library's modules hand to attention that changes nothing here. Anything else is refused."""
+
+
 @dataclass(slots=True)
 class Group:
     """Requests that attend together: `rows` of the packed step, `queries` of them per request."""
@@ -95,12 +99,15 @@ def paged_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     step_plan: StepPlan | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """The library's attention interface. query: (1, heads, tokens, size); returns (1, tokens, heads, size)."""
     if step_plan is None:
         raise ValueError("paged attention needs a step_plan: call the model through the engine")
+    if unknown := [name for name in kwargs.keys() - INERT if kwargs[name] is not None]:
+        raise ValueError(f"paged attention does not honour {', '.join(sorted(unknown))}")
     layer = int(str(module.layer_idx))
     keys, values = step_plan.cache[:, layer, 0], step_plan.cache[:, layer, 1]
     blocks, places = step_plan.slots
@@ -109,11 +116,19 @@ def paged_attention(
     tokens = query[0].transpose(0, 1)
     output = torch.empty_like(tokens, memory_format=torch.contiguous_format)
     for group in step_plan.groups:
-        output[group.rows] = _attend(group, tokens[group.rows], keys, values, scaling, sliding_window or 0)
+        output[group.rows] = _attend(group, tokens[group.rows], keys, values, scaling, sliding_window or 0, softcap)
     return output[None], None
 
 
-def _attend(group: Group, query: Tensor, keys: Tensor, values: Tensor, scaling: float | None, window: int) -> Tensor:
+def _attend(
+    group: Group,
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scaling: float | None,
+    window: int,
+    softcap: float | None,
+) -> Tensor:
     """query: (requests · queries, heads, size), and so the result."""
     requests = group.blocks.shape[0]
     heads, size = query.shape[1:]
@@ -123,11 +138,20 @@ def _attend(group: Group, query: Tensor, keys: Tensor, values: Tensor, scaling: 
     packed = query.view(requests, group.queries, kv_heads, shared, size).permute(0, 2, 3, 1, 4)
     packed = packed.reshape(requests, kv_heads, shared * group.queries, size)
     mask = group.mask(window).repeat(1, 1, shared, 1) if group.queries > 1 else group.mask(window)
-    out = scaled_dot_product_attention(
-        packed, _gather(keys, group.blocks), _gather(values, group.blocks), attn_mask=mask, scale=scaling
-    )
+    seen, weighed = _gather(keys, group.blocks), _gather(values, group.blocks)
+    if softcap:
+        out = _capped(packed, seen, weighed, mask, scaling or size**-0.5, softcap)
+    else:
+        out = scaled_dot_product_attention(packed, seen, weighed, attn_mask=mask, scale=scaling)
     out = out.view(requests, kv_heads, shared, group.queries, size).permute(0, 3, 1, 2, 4)
     return out.reshape(requests * group.queries, heads, size)
+
+
+def _capped(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float, softcap: float) -> Tensor:
+    """Attention with scores squeezed into (-softcap, softcap), which torch's own does not know."""
+    scores = torch.tanh(query @ keys.transpose(-1, -2) * scale / softcap) * softcap
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1, dtype=torch.float32)
+    return weights.to(query.dtype) @ values
 
 
 def _gather(cache: Tensor, blocks: Tensor) -> Tensor:

@@ -30,9 +30,13 @@ class Stepper:
         """The next step of requests of one model, the most urgent first. Those without room are parked."""
         budget = self._prefill_chunk_tokens
         taken: list[tuple[LiveRequest, int]] = []
+        coming = 0
         for request in requests:
-            if len(taken) == self._max_batch:
+            if len(taken) + coming == self._max_batch:
                 break
+            if request.host_tokens:
+                coming += request.fetching or self._room.for_kv(request, request.host_tokens, now_s)
+                continue
             count = 1 if request.decoding else min(request.pending, budget)
             if count and self._room.for_kv(request, request.computed + count, now_s):
                 budget -= 0 if request.decoding else count

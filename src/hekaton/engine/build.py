@@ -22,19 +22,10 @@ from torch import Tensor
 
 from hekaton.engine import checkpoint
 from hekaton.engine.image import Prepared, image_bytes, layout, write_prepared
+from hekaton.engine.supported import ARCHITECTURES, check_config, check_kind, kv_size, probe
 from hekaton.errors import HekatonError, InvalidCheckpoint, ResourceExhausted
 from hekaton.facts import ModelSpec, TensorEntry
 
-ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "gpt2": "GPT2LMHeadModel",
-}
-"""Model type → class, of all that is proven to be exact."""
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-"""Others change with the longest prompt of a batch."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CHUNK_BYTES = 16 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -47,6 +38,7 @@ def build(source: str, dtype: str, out: Path, progress: Progress) -> Prepared:
     checkpoint.check(directory)
     config = _config(directory)
     model = _load(directory, dtype)
+    probe(model)
     tokenizer_json, chat_template, special_tokens = _tokenizer(directory)
     state = _unique(model)
     tensors = layout([(names[0], _name(t), tuple(t.shape), t.nbytes, names[1:]) for t, names in state])
@@ -71,20 +63,12 @@ def _locate(source: str) -> Path:
 
 def _config(directory: Path) -> Any:
     raw = checkpoint.read_json(directory / "config.json")
-    kind = raw.get("model_type")
-    if kind not in ARCHITECTURES:
-        raise InvalidCheckpoint(f"architecture {kind} is not supported; these are: {', '.join(ARCHITECTURES)}")
+    check_kind(raw.get("model_type"))
     try:
         config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except Exception as error:
         raise InvalidCheckpoint(f"{directory / 'config.json'} is refused by transformers: {error}") from error
-    if getattr(config, "quantization_config", None):
-        raise InvalidCheckpoint(f"{directory} is quantised, which is not supported: give the original weights")
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if rope not in ROPE_TYPES:
-        raise InvalidCheckpoint(
-            f"rotary embeddings of type {rope} are not supported; these are: {', '.join(ROPE_TYPES)}"
-        )
+    check_config(config)
     return config
 
 
@@ -132,8 +116,7 @@ def _name(tensor: Tensor) -> str:
 
 
 def _spec(config: Any, model: Any, nbytes: int) -> ModelSpec:
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    layers, heads, head_size = kv_size(config)
     ends = model.generation_config.eos_token_id
     ends = config.eos_token_id if ends is None else ends
     return ModelSpec(
@@ -141,7 +124,7 @@ def _spec(config: Any, model: Any, nbytes: int) -> ModelSpec:
         architecture=ARCHITECTURES[config.model_type],
         dtype=str(model.dtype).removeprefix("torch."),
         weight_bytes=nbytes,
-        kv_bytes_per_token=2 * config.num_hidden_layers * heads * head_size * model.dtype.itemsize,
+        kv_bytes_per_token=2 * layers * heads * head_size * model.dtype.itemsize,
         max_context_tokens=config.max_position_embeddings,
         vocab_size=config.vocab_size,
         eos_token_ids=tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,),

@@ -1,43 +1,92 @@
-"""The copy engine: one thread that moves weight images to the device while steps are computed.
+"""The copy engine: one thread that moves bytes between host and device while steps are computed.
 
-Copies are made in chunks, so that one that is not wanted any more ends within milliseconds.
+A job is copied piece by piece, so that one that is not wanted any more ends within milliseconds, and KV, which a
+request waits for, goes before weights even when they have begun. Jobs of one kind are done in the order of submission.
 """
 
 import os
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from hekaton.engine.interface import LoadResult
-
 CHUNK_BYTES = 16 << 20
+Piece = tuple[Tensor, Tensor]
+"""Source and target, flat bytes."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, kw_only=True)
 class CopyJob:
-    """One image on its way. Both tensors are flat bytes."""
+    """Pieces on their way."""
 
-    model: str
-    source: Tensor
-    target: Tensor
+    name: str
+    """The model or the request that they belong to."""
+    pieces: Iterator[Piece]
+    urgent: bool = False
+    """KV, which goes before weights."""
+    done: int = 0
+    """Pieces that have been copied."""
+    duration_s: float = 0.0
+    """From its first piece to its last."""
+    error: str = ""
+    ended: bool = False
     cancelled: bool = False
     copying: threading.Lock = field(default_factory=threading.Lock)
-    """Held while a chunk is written to the target."""
+    """Held while a piece is written to its target."""
+    _started_s: float = 0.0
+
+    def copied(self, source: Tensor, target: Tensor) -> None:
+        """Called after each piece, on the copy thread. Raises RuntimeError if it is not what was meant."""
+
+    def copy_next(self, stream: torch.Stream | None) -> bool:
+        """Copies a piece. False if the job is over: complete, cancelled or failed."""
+        self._started_s = self._started_s or time.monotonic()
+        with self.copying:
+            try:
+                over = self.cancelled or not self._copy(next(self.pieces, None), stream)
+            except RuntimeError as failure:
+                self.error, over = str(failure), True
+        if over:
+            self.duration_s = time.monotonic() - self._started_s
+        return not over
+
+    def _copy(self, piece: Piece | None, stream: torch.Stream | None) -> bool:
+        if piece is None:
+            return False
+        source, target = piece
+        target.copy_(source, non_blocking=True)
+        if stream is not None:
+            stream.synchronize()
+        self.copied(source, target)
+        self.done += 1
+        return True
+
+
+J = TypeVar("J", bound=CopyJob)
+
+
+def chunks(source: Tensor, target: Tensor) -> Iterator[Piece]:
+    """Two runs of bytes of one length, in pieces."""
+    for start in range(0, source.numel(), CHUNK_BYTES):
+        yield source[start : start + CHUNK_BYTES], target[start : start + CHUNK_BYTES]
 
 
 class Copier:
-    """Jobs are done one after the other, in the order of submission."""
+    """Does the jobs that it is given. One thread calls everything here."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._jobs: SimpleQueue[CopyJob | None] = SimpleQueue()
-        self._results: deque[tuple[CopyJob, LoadResult]] = deque()
+        self._jobs: deque[CopyJob] = deque()
+        """Urgent ones first."""
+        self._results: deque[CopyJob] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
         self._readable, self._writable = os.pipe()
         os.set_blocking(self._readable, False)
         self._thread = threading.Thread(target=self._run, name="copier", daemon=True)
@@ -48,16 +97,27 @@ class Copier:
         return self._readable
 
     def submit(self, job: CopyJob) -> None:
-        self._jobs.put(job)
+        with self._changed:
+            place = sum(other.urgent for other in self._jobs) if job.urgent else len(self._jobs)
+            self._jobs.insert(place, job)
+            self._changed.notify_all()
 
     def cancel(self, job: CopyJob) -> None:
-        """Returns when nothing will be written to the job's target any more: after the chunk that is being copied."""
+        """Returns when nothing will be written to the job's targets any more: after the piece that is being copied."""
         job.cancelled = True
+        with self._changed:
+            if job in self._jobs:
+                self._jobs.remove(job)
         with job.copying:
-            return
+            job.ended = True
 
-    def results(self) -> list[tuple[CopyJob, LoadResult]]:
-        """Copies that have ended since the last call; cancelled ones are not among them."""
+    def wait(self, job: CopyJob, pieces: int | None = None) -> None:
+        """Returns when so many pieces of a job have been copied, or it has ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: job.ended or (pieces is not None and job.done >= pieces))
+
+    def results(self) -> list[CopyJob]:
+        """Jobs that have ended since the last call; cancelled ones are not among them."""
         try:
             os.read(self._readable, 4096)
         except BlockingIOError:
@@ -65,37 +125,33 @@ class Copier:
         return [self._results.popleft() for _ in range(len(self._results))]
 
     def close(self) -> None:
-        self._jobs.put(None)
+        """Ends after the piece that is being copied."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         self._thread.join()
         os.close(self._readable)
         os.close(self._writable)
 
     def _run(self) -> None:
         stream: torch.Stream | None = torch.Stream(self._device) if self._device.type == "cuda" else None
-        while (job := self._jobs.get()) is not None:
-            self._do(job, stream)
-            # While this thread waits, it must not keep the last image mapped.
-            del job
+        with stream or nullcontext():
+            while (job := self._next()) is not None:
+                self._advance(job, stream)
+                # While this thread waits, it must not keep the last image mapped.
+                del job
 
-    def _do(self, job: CopyJob, stream: torch.Stream | None) -> None:
-        started_s = time.monotonic()
-        error = ""
-        try:
-            with stream or nullcontext():
-                self._copy(job, stream)
-        except RuntimeError as failure:
-            error = str(failure)
-        if not job.cancelled:
-            duration_s = time.monotonic() - started_s
-            self._results.append((job, LoadResult(job.model, duration_s, job.source.numel(), error)))
-            os.write(self._writable, b"x")
+    def _next(self) -> CopyJob | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._closed)
+            return None if self._closed else self._jobs[0]
 
-    def _copy(self, job: CopyJob, stream: torch.Stream | None) -> None:
-        for start in range(0, job.source.numel(), CHUNK_BYTES):
-            with job.copying:
-                if job.cancelled:
-                    return
-                end = min(start + CHUNK_BYTES, job.source.numel())
-                job.target[start:end].copy_(job.source[start:end], non_blocking=True)
-                if stream is not None:
-                    stream.synchronize()
+    def _advance(self, job: CopyJob, stream: torch.Stream | None) -> None:
+        goes_on = job.copy_next(stream)
+        with self._changed:
+            if not goes_on and job in self._jobs:
+                self._jobs.remove(job)
+                job.ended = True
+                self._results.append(job)
+                os.write(self._writable, b"x")
+            self._changed.notify_all()

@@ -95,6 +95,8 @@ class Desk:
         for request in self.live.values():
             if not 0 <= request.computed <= min(request.kv_tokens, request.total):
                 raise AssertionError(f"request {request.request_id} has more computed tokens than KV or tokens")
+            if request.host_tokens and (request.computed or bool(request.kv_tokens) != request.fetching):
+                raise AssertionError(f"request {request.request_id} has KV on the device and on the host")
         if not self.live:
             self._engine.check_integrity()
 

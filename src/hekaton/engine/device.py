@@ -29,24 +29,34 @@ class Extents:
         self._free: list[Extent] = [Extent(0, nbytes)] if nbytes else []
         self._used: set[Extent] = set()
 
-    def allocate(self, nbytes: int, align: int) -> Extent | None:
-        """The lowest fit whose start is a multiple of `align`; None if there is none."""
+    @property
+    def largest_free_bytes(self) -> int:
+        """Of one piece."""
+        return max((hole.nbytes for hole in self._free), default=0)
+
+    def allocate(self, nbytes: int) -> Extent | None:
+        """The lowest fit; None if there is none."""
         for hole in self._free:
-            start = -(-hole.start // align) * align
-            if start + nbytes <= hole.end:
-                return self._take(hole, Extent(start, start + nbytes))
+            if nbytes <= hole.nbytes:
+                return self._take(hole, Extent(hole.start, hole.start + nbytes))
         return None
 
-    def allocate_top(self, nbytes: int, align: int) -> Extent | None:
-        """The highest fit that starts a multiple of `align` before the device's end; None if there is none.
-
-        Counted from there, extents of one size that follow each other leave no gap at the top.
-        """
+    def allocate_top(self, nbytes: int) -> Extent | None:
+        """The highest fit; None if there is none."""
         for hole in reversed(self._free):
-            start = self.nbytes - -(-(self.nbytes - hole.end + nbytes) // align) * align
-            if start >= hole.start:
-                return self._take(hole, Extent(start, start + nbytes))
+            if nbytes <= hole.nbytes:
+                return self._take(hole, Extent(hole.end - nbytes, hole.end))
         return None
+
+    def lower(self, extent: Extent) -> Extent:
+        """Books an extent anew at its lowest fit, which may overlap its old place. Its bytes are the caller's."""
+        self.free(extent)
+        return self.allocate(extent.nbytes) or extent
+
+    def lift(self, extent: Extent, nbytes: int) -> Extent:
+        """Books the last `nbytes` of an extent anew at their highest fit, and frees the rest."""
+        self.free(extent)
+        return self.allocate_top(nbytes) or extent
 
     def free(self, extent: Extent) -> None:
         """Raises KeyError if the extent is not allocated."""

@@ -3,9 +3,10 @@
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from hekaton.engine.interface import LoadResult, StepItem
+from hekaton.engine.emulated_host import EmulatedHost
+from hekaton.engine.interface import LoadResult, StepItem, SwapResult
 from hekaton.engine.profiles import emulated_costs
 from hekaton.errors import EngineFailed, ModelTooLarge
 from hekaton.facts import Image, ModelSpec
@@ -56,6 +57,7 @@ class EmulatedEngine:
         *,
         bandwidth_bytes_per_s: float = 16e9,
         time_scale: float = 1.0,
+        host_kv_memory_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -72,6 +74,9 @@ class EmulatedEngine:
         self._loads: list[_Load] = []
         self._finished: list[LoadResult] = []
         self._kv: dict[str, _Kv] = {}
+        self.host_kv_memory_bytes = host_kv_memory_bytes
+        self._host = EmulatedHost(host_kv_memory_bytes, bandwidth_bytes_per_s / time_scale)
+        self._returned: list[SwapResult] = []
         self._weights_bytes = 0
         self._kv_bytes = 0
         self._step_deadline_s = 0.0
@@ -131,9 +136,10 @@ class EmulatedEngine:
         return None
 
     def next_event_s(self) -> float | None:
-        if self._finished:
+        if self._finished or self._returned:
             return self._clock()
-        return self._loads[0].end_s if self._loads else None
+        ends_s = [load.end_s for load in self._loads[:1]]
+        return min([*ends_s, *self._host.ends_s()], default=None)
 
     def grow_kv(self, request_id: str, model: str, tokens: int) -> bool:
         held = self._kv.get(request_id)
@@ -147,10 +153,36 @@ class EmulatedEngine:
             self._kv_bytes += grown
         return True
 
+    def swap_out(self, request_id: str, tokens: int) -> bool:
+        model = self._kv[request_id].model
+        nbytes = -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS * self._specs[model].kv_bytes_per_token
+        if not self._host.take(request_id, model, tokens, nbytes, self._clock()):
+            return False
+        self._leave_device(request_id)
+        return True
+
+    def swap_in(self, request_id: str) -> bool:
+        held = self._host.held(request_id)
+        if not self.grow_kv(request_id, held.model, held.tokens):
+            return False
+        self._settle()
+        now = self._clock()
+        took_s = self._host.bring(request_id, now)
+        # Weights wait for KV, which a request waits for.
+        self._loads = [
+            replace(load, start_s=load.start_s + took_s * (load.start_s > now), end_s=load.end_s + took_s)
+            for load in self._loads
+        ]
+        return True
+
+    def finished_swaps(self) -> list[SwapResult]:
+        self._settle()
+        returned, self._returned = self._returned, []
+        return returned
+
     def drop_kv(self, request_id: str) -> None:
-        held = self._kv.pop(request_id, None)
-        if held:
-            self._kv_bytes -= held.nbytes
+        self._host.drop(request_id)
+        self._leave_device(request_id)
 
     def step(self, model: str, items: Sequence[StepItem]) -> list[int | None]:
         if model not in self.resident():
@@ -172,7 +204,11 @@ class EmulatedEngine:
     def kv_bytes(self) -> int:
         return self._kv_bytes
 
+    def host_kv_bytes(self) -> int:
+        return self._host.used_bytes
+
     def check_integrity(self) -> None:
+        self._host.check_integrity()
         on_device = [*self._resident, *(load.model for load in self._loads)]
         weights = sum(self._specs[model].weight_bytes for model in on_device)
         kv = sum(held.nbytes for held in self._kv.values())
@@ -186,12 +222,17 @@ class EmulatedEngine:
     def close(self) -> None:
         """Nothing to give back."""
 
+    def _leave_device(self, request_id: str) -> None:
+        held = self._kv.pop(request_id, None)
+        if held:
+            self._kv_bytes -= held.nbytes
+
     def _free_bytes(self) -> int:
         return self.device_memory_bytes - self._weights_bytes - self._kv_bytes
 
     def _scheduled(self, model: str, asked_s: float, now: float) -> _Load:
         """A load behind those that are queued, or from `now` on if the copy engine is idle."""
-        start = max(asked_s, self._loads[-1].end_s if self._loads else now)
+        start = max(asked_s, self._host.in_free_s, self._loads[-1].end_s if self._loads else now)
         return _Load(model, asked_s, start, start + self._costs[model].load_s)
 
     def _cancel(self, model: str) -> None:
@@ -204,8 +245,9 @@ class EmulatedEngine:
                 self._loads.append(load if load.start_s <= now else self._scheduled(load.model, load.asked_s, now))
 
     def _settle(self) -> None:
-        """Loads whose time has come are resident."""
+        """Loads whose time has come are resident, and KV whose time has come is back."""
         now = self._clock()
+        self._returned += [SwapResult(request_id) for request_id in self._host.returned(now)]
         while self._loads and self._loads[0].end_s <= now:
             load = self._loads.pop(0)
             self._resident.add(load.model)

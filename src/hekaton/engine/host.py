@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from hekaton.engine.channel import MAX_BACKLOG_BYTES, EventChannel
 from hekaton.engine.emulated import EmulatedEngine
@@ -47,7 +48,8 @@ class Host:
 
     def run(self) -> None:
         """Returns on Stop, or when the worker has gone."""
-        self._channel.emit(Ready(self._engine.device, self._engine.device_memory_bytes))
+        engine = self._engine
+        self._channel.emit(Ready(engine.device, engine.device_memory_bytes, engine.host_kv_memory_bytes))
         busy = False
         while not self._channel.closed and not self._loop.stopping:
             self._poll(0.0 if busy else self._timeout_s())
@@ -82,13 +84,24 @@ class Host:
 def build_engine(options: EngineOptions) -> Engine:
     """The engine that the options name. Only a real one imports torch."""
     if options.engine == "emulated":
-        return EmulatedEngine(options.device, options.device_memory_bytes, time_scale=options.time_scale)
+        return EmulatedEngine(
+            options.device,
+            options.device_memory_bytes,
+            time_scale=options.time_scale,
+            host_kv_memory_bytes=options.host_kv_memory_bytes,
+        )
     # Read once, when torch loads OpenMP: threads that spin would starve every other process.
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(options.threads)
     from hekaton.engine.transformers_engine import TransformersEngine
 
-    return TransformersEngine(options.device, options.device_memory_bytes, options.threads)
+    return TransformersEngine(
+        options.device,
+        options.device_memory_bytes,
+        options.threads,
+        options.host_kv_memory_bytes,
+        Path(options.host_kv_dir) if options.host_kv_dir else None,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

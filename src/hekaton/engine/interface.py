@@ -1,7 +1,8 @@
 """What an engine is: one accelerator that can hold models, keep KV and run steps.
 
-`hekaton.engine.turns` drives it from one thread; every method but `step` and `wait` returns at once. Two engines
-implement it (`transformers`, `emulated`); an adapter to an external engine would be a third.
+`hekaton.engine.turns` drives it from one thread. `step` takes its time; what asks for room on the device may have to
+move things there first; everything else returns at once. Two engines implement it (`transformers`, `emulated`); an
+adapter to an external engine would be a third.
 """
 
 from collections.abc import Sequence
@@ -34,11 +35,21 @@ class LoadResult:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class SwapResult:
+    """KV has come back from the host, or, with an error, is lost: compute it again."""
+
+    request_id: str
+    error: str = ""
+
+
 class Engine(Protocol):
     """One accelerator."""
 
     device: str
     device_memory_bytes: int
+    host_kv_memory_bytes: int
+    """Host memory for KV that leaves the device; 0 is none."""
 
     def add_model(self, name: str, spec: ModelSpec, source: str) -> None:
         """Makes a model known: its module skeleton, its KV shape. Raises InvalidCheckpoint, ModelTooLarge."""
@@ -63,16 +74,28 @@ class Engine(Protocol):
         """Loads that ended since the last call."""
 
     def fileno(self) -> int | None:
-        """Readable when a load has ended, if the engine has such a thing."""
+        """Readable when a load or a swap has ended, if the engine has such a thing."""
 
     def next_event_s(self) -> float | None:
-        """When, on time.monotonic(), the next load ends, if the engine knows."""
+        """When, on time.monotonic(), the next load or swap ends, if the engine knows."""
 
     def grow_kv(self, request_id: str, model: str, tokens: int) -> bool:
         """Makes room for `tokens` tokens of KV in all. False, and nothing changed, if there is none."""
 
     def drop_kv(self, request_id: str) -> None:
-        """Frees a request's KV. Unknown ids are ignored."""
+        """Frees a request's KV, wherever it is. Unknown ids are ignored."""
+
+    def swap_out(self, request_id: str, tokens: int) -> bool:
+        """Starts to move the KV of a request's first `tokens` tokens to the host; its room is free at once.
+
+        False, and nothing changed, if the host has no room.
+        """
+
+    def swap_in(self, request_id: str) -> bool:
+        """Starts to bring a request's KV back. False, and nothing changed, if the device has no room."""
+
+    def finished_swaps(self) -> list[SwapResult]:
+        """KV that has come back since the last call."""
 
     def step(self, model: str, items: Sequence[StepItem]) -> list[int | None]:
         """Runs one step of a resident model. One sampled token per item (None where sampling is None).
@@ -85,6 +108,9 @@ class Engine(Protocol):
     def weights_bytes(self) -> int: ...
 
     def kv_bytes(self) -> int: ...
+
+    def host_kv_bytes(self) -> int:
+        """Host memory that KV takes."""
 
     def check_integrity(self) -> None:
         """Raises AssertionError if any allocator's books do not balance."""

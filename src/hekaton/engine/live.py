@@ -1,8 +1,7 @@
-"""A request while it is on a worker, and the engine's memory as it concerns requests."""
+"""A request while it is on a worker."""
 
 from dataclasses import dataclass
 
-from hekaton.engine.interface import Engine
 from hekaton.engine.messages import Submit
 from hekaton.facts import FinishReason, Sampling, Slo
 from hekaton.policy.types import RequestView
@@ -25,7 +24,11 @@ class LiveRequest:
     computed: int = 0
     """Tokens whose KV is on the device."""
     kv_tokens: int = 0
-    """Tokens that KV has been made room for."""
+    """Tokens that KV has been made room for, on the device."""
+    host_tokens: int = 0
+    """Tokens whose KV is in host memory, or on its way from there."""
+    fetching: bool = False
+    """Its KV is on its way from the host to the device."""
     preemptions: int = 0
     started: bool = False
     parked_until_s: float = 0.0
@@ -57,16 +60,22 @@ class LiveRequest:
 
     @property
     def pending(self) -> int:
-        """Known tokens whose KV is not there yet; one of them while decoding."""
-        return self.total - self.computed
+        """Known tokens whose KV there is nowhere yet; one of them while decoding."""
+        return self.total - self.context
+
+    @property
+    def context(self) -> int:
+        """Tokens whose KV there is, on the device or on the host."""
+        return self.computed + self.host_tokens
 
     @property
     def decoding(self) -> bool:
-        return self.computed > 0 and self.pending == 1
+        return self.context > 0 and self.pending == 1
 
     @property
     def holds_kv(self) -> bool:
-        return self.kv_tokens > 0
+        """KV on the device that could leave it."""
+        return self.kv_tokens > 0 and not self.fetching
 
     @property
     def finish(self) -> FinishReason | None:
@@ -99,32 +108,18 @@ class LiveRequest:
             tbt_s=self.slo.tbt_s,
             pending_tokens=0 if self.decoding else self.pending,
             produced_tokens=len(self.produced),
-            context_tokens=self.computed,
+            context_tokens=self.context,
         )
 
+    def swapped(self) -> None:
+        """Its KV goes to the host."""
+        self.host_tokens, self.computed, self.kv_tokens = self.computed, 0, 0
 
-class EngineMemory:
-    """An engine's memory, for `Room`."""
+    def fetched(self) -> None:
+        """Its KV is back on the device."""
+        self.computed, self.host_tokens, self.fetching = self.host_tokens, 0, False
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def present(self) -> frozenset[str]:
-        return self._engine.resident() | self._engine.loading()
-
-    def begin_load(self, model: str, now_s: float) -> bool:
-        return self._engine.begin_load(model)
-
-    def evict(self, model: str, now_s: float) -> None:
-        self._engine.evict(model)
-
-    def grow_kv(self, request: LiveRequest, tokens: int, now_s: float) -> bool:
-        if not self._engine.grow_kv(request.request_id, request.model, tokens):
-            return False
-        request.kv_tokens = max(request.kv_tokens, tokens)
-        return True
-
-    def drop_kv(self, request: LiveRequest, now_s: float) -> None:
-        """Frees a request's KV; its tokens are computed again when it runs next."""
-        self._engine.drop_kv(request.request_id)
-        request.computed = request.kv_tokens = 0
+    def start_over(self) -> None:
+        """Its KV is gone: its tokens are computed again when it runs next."""
+        self.computed = self.kv_tokens = self.host_tokens = 0
+        self.fetching = False

@@ -89,6 +89,7 @@ class Ready(Message, frozen=True):
 
     device: str
     device_memory_bytes: int
+    host_kv_memory_bytes: int = 0
 
 
 class WantImage(Message, frozen=True):
@@ -170,6 +171,7 @@ class Status(Message, frozen=True):
     """Tokens of prompts that wait to be computed, by model."""
     costs: dict[str, ModelCosts] = {}
     """Of models that have been on the device: those that are new here or have changed."""
+    host_kv_bytes: int = 0
 
 
 Event = Ready | WantImage | ImageDropped | Started | Step | Ended | TurnEnded | LoadEnded | Status

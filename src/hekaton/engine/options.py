@@ -16,6 +16,7 @@ class EngineOptions:
     device: str
     """cpu, cuda or cuda:N; for the emulated engine a profiled device, e.g. h800."""
     device_memory_bytes: int
+    """For weights and KV."""
     worker_id: str
     threads: int = 1
     policy: str = "slack"
@@ -24,6 +25,10 @@ class EngineOptions:
     time_scale: float = 1.0
     max_batch: int = 64
     prefill_chunk_tokens: int = 512
+    host_kv_memory_bytes: int = 0
+    """Host memory for KV that leaves the device; 0: it is computed again."""
+    host_kv_dir: str = ""
+    """Where its file is made; the directory for temporary files if empty."""
 
     def to_argv(self) -> list[str]:
         given = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -50,5 +55,7 @@ def parse(argv: Sequence[str] | None) -> tuple[int, EngineOptions]:
     parser.add_argument("--time-scale", type=float, default=1.0)
     parser.add_argument("--max-batch", type=int, default=64)
     parser.add_argument("--prefill-chunk-tokens", type=int, default=512)
+    parser.add_argument("--host-kv-memory-bytes", type=int, default=0)
+    parser.add_argument("--host-kv-dir", default="")
     parsed = parser.parse_args(argv)
     return parsed.fd, EngineOptions.from_namespace(parsed)

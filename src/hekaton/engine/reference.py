@@ -2,8 +2,8 @@
 
 `python -m hekaton.engine.reference` reads a JSON object a line, {"id", "checkpoint", "dtype", "prompt_ids",
 "token_ids"}, and answers each with {"id", "equal", "ties", "first_difference"}. A *tie* is a token where the
-reference's choice and ours lie within 2e-5 of the largest absolute logit: there the order of a sum decides, and the
-comparison goes on after our token.
+reference's choice and ours lie within 2e-5 of the largest absolute logit, or that differs after a choice of experts
+between which there was no more than that: there the order of a sum decides, and the comparison goes on after our token.
 """
 
 import sys
@@ -81,8 +81,20 @@ def _generate(model: transformers.PreTrainedModel, ids: list[int], count: int) -
 
 
 def _is_tie(model: transformers.PreTrainedModel, ids: list[int], token: int) -> bool:
-    logits = model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1].float()
-    return bool(logits.max() - logits[token] < TIE * logits.abs().max())
+    chosen = getattr(model.config, "num_experts_per_tok", 0)
+    asked = {"output_router_logits": True} if chosen else {}
+    output = model(torch.tensor([ids]), logits_to_keep=1, **asked)
+    logits = output.logits[0, -1].float()
+    if logits.max() - logits[token] < TIE * logits.abs().max():
+        return True
+    return bool(chosen) and any(routed_by_chance(router, chosen) for router in output.router_logits)
+
+
+def routed_by_chance(logits: Tensor, chosen: int) -> bool:
+    """Whether the last expert chosen for any token is tied with the first left out. logits: (tokens, experts)."""
+    logits = logits.float().sort(descending=True).values
+    margins = logits[:, chosen - 1 : -1] - logits[:, chosen:]
+    return bool((margins[:, :1] < TIE * logits.abs().amax(-1, keepdim=True)).any())
 
 
 def main() -> None:

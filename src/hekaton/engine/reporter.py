@@ -43,6 +43,7 @@ class Reporter:
                 tokens=log.tokens,
                 prefill_tokens=_prefill_tokens(live.values()),
                 costs=self._changed_costs(),
+                host_kv_bytes=self._engine.host_kv_bytes(),
             )
         )
 

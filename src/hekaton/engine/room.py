@@ -110,7 +110,7 @@ class Room(Generic[R]):
         while not self._memory.grow_kv(request, tokens, now_s):
             oldest, holds_kv = self._oldest() is request, request.holds_kv
             margin_s = 0.0 if holds_kv else KV_MARGIN * request.ttft_s
-            least_due_s = float("-inf") if oldest else _rank_s(request, now_s) + margin_s
+            least_due_s = float("-inf") if oldest else rank_s(request, now_s) + margin_s
             if self._give_way((request,), {request.model}, least_due_s, now_s, kv_first=True):
                 continue
             if holds_kv:
@@ -189,7 +189,7 @@ class Room(Generic[R]):
         spared = {id(request) for request in asking} | {id(self._oldest())}
         present = self._memory.present()
         holders = [
-            (one.model not in present, _rank_s(one, now_s), one.request_id, one)
+            (one.model not in present, rank_s(one, now_s), one.request_id, one)
             for one in self._live.values()
             if one.holds_kv and id(one) not in spared
         ]
@@ -200,7 +200,7 @@ class Room(Generic[R]):
         return min(self._live.values(), key=lambda request: request.age_key, default=None)
 
 
-def _rank_s(request: Claimant, now_s: float) -> float:
+def rank_s(request: Claimant, now_s: float) -> float:
     """When a request is due; a lost one comes after all others, the older first."""
     due_s = request.due_s()
     return due_s if due_s >= now_s - GRACE * request.ttft_s else LOST_S + request.age_key[0]

@@ -30,7 +30,7 @@ class Skeleton:
         self.bound = ""
         """The model whose weights the parameters are views of."""
         self._slots = _slots(self.module)
-        _rebuild_buffers(self.module, config, device)
+        _rebuild_buffers(model, device)
 
     def bind(self, model: str, parameters: Mapping[str, nn.Parameter]) -> None:
         """Makes this tree the given model. `parameters` has each under every of its names."""
@@ -58,12 +58,11 @@ def _slots(module: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     return slots
 
 
-def _rebuild_buffers(module: nn.Module, config: transformers.PreTrainedConfig, device: torch.device) -> None:
-    """Gives the buffers that no checkpoint holds (rotary frequencies) their values."""
-    persistent = set(module.state_dict())
-    for path, owner in list(module.named_modules()):
-        names = [name for name in owner._buffers if f"{path}.{name}".lstrip(".") not in persistent]
-        if names:
-            fresh = type(owner)(config=config)
-            for name in names:
-                owner._buffers[name] = fresh._buffers[name].to(device)
+def _rebuild_buffers(model: transformers.PreTrainedModel, device: torch.device) -> None:
+    """Gives the buffers that no checkpoint holds (rotary frequencies, an embedding's scale) their values."""
+    for module in model.modules():
+        for name in module._non_persistent_buffers_set:
+            module._buffers[name] = torch.empty_like(module.get_buffer(name), device=device)
+        if module._non_persistent_buffers_set:
+            # What `from_pretrained` does with them. Parameters are on `meta` still, where this changes nothing.
+            model._init_weights(module)

@@ -1,6 +1,7 @@
 """The steps of turns: what is fed, what comes out, who has ended with it."""
 
 from collections.abc import Callable, Iterable
+from enum import Enum
 
 from hekaton.engine.batch import Share, Stepper
 from hekaton.engine.desk import Desk
@@ -9,6 +10,14 @@ from hekaton.engine.messages import Event, Started, Step, StepOutput
 from hekaton.engine.turnlog import OpenTurn, TurnLog
 from hekaton.errors import EngineFailed
 from hekaton.policy.types import Role
+
+
+class Outcome(Enum):
+    STEPPED = "stepped"
+    COMING = "coming"
+    """KV that a step needs is on its way from the host."""
+    NOTHING = "nothing"
+    """None of the turn's requests can run."""
 
 
 class Steps:
@@ -23,19 +32,19 @@ class Steps:
         self._emit = emit
         self._hands_over = role is Role.PREFILL
 
-    def step(self, turn: OpenTurn, now_s: float) -> bool:
-        """Makes one step of the turn's model. False if none of its requests can run."""
+    def step(self, turn: OpenTurn, now_s: float) -> Outcome:
+        """Makes one step of the turn's model, if any of its requests can run."""
         members = (self._desk.live.get(request_id) for request_id in turn.order)
         runnable = [one for one in members if one and one.model == turn.model and one.parked_until_s <= now_s]
         shares = self._stepper.compose(runnable, now_s)
         if not shares:
-            return False
+            return Outcome.COMING if any(one.fetching for one in runnable) else Outcome.NOTHING
         if turn.first_step_s is None:
             turn.first_step_s = now_s
             turn.until_s = now_s + turn.budget_s
         self._start(share.request for share in shares)
         self._apply(turn, shares, self._stepper.run(turn.model, shares))
-        return True
+        return Outcome.STEPPED
 
     def _start(self, requests: Iterable[LiveRequest]) -> None:
         for request in requests:

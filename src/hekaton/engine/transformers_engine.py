@@ -1,10 +1,9 @@
 """Real models on one device, through transformers and torch."""
 
-import mmap
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from hekaton.engine import attention
-from hekaton.engine.copier import Copier, CopyJob
+from hekaton.engine.compaction import gather
+from hekaton.engine.copier import Copier, CopyJob, chunks
 from hekaton.engine.device import Extent, Extents
+from hekaton.engine.hostkv import HostKv
 from hekaton.engine.image import ALIGN_BYTES
-from hekaton.engine.interface import LoadResult, StepItem
-from hekaton.engine.kv import BLOCK_TOKENS, BlockShape, KvCache
+from hekaton.engine.interface import LoadResult, StepItem, SwapResult
+from hekaton.engine.kv import BLOCK_TOKENS, UNIT_BYTES, BlockShape, KvCache
 from hekaton.engine.meter import Meter
 from hekaton.engine.sampler import sample
 from hekaton.engine.skeleton import Skeleton
-from hekaton.errors import EngineFailed, InvalidCheckpoint, ModelTooLarge
+from hekaton.engine.supported import kv_size
+from hekaton.engine.swaps import Swaps
+from hekaton.engine.weights import check_image, mapped, move, parameters, shift
+from hekaton.errors import EngineFailed, ModelTooLarge
 from hekaton.facts import Image, ModelSpec
 from hekaton.policy.types import ModelCosts
 
@@ -49,7 +53,14 @@ class _Model:
 class TransformersEngine:
     """The `Engine` protocol on a CPU or CUDA device. One thread calls everything."""
 
-    def __init__(self, device: str, device_memory_bytes: int, threads: int = 1) -> None:
+    def __init__(
+        self,
+        device: str,
+        device_memory_bytes: int,
+        threads: int = 1,
+        host_kv_memory_bytes: int = 0,
+        host_kv_dir: Path | None = None,
+    ) -> None:
         torch.set_num_threads(threads)
         self.device = device
         self.device_memory_bytes = device_memory_bytes = device_memory_bytes // ALIGN_BYTES * ALIGN_BYTES
@@ -58,7 +69,12 @@ class TransformersEngine:
         self._buffer = torch.empty(device_memory_bytes, dtype=torch.uint8, device=self._device).zero_()
         self._memory = Extents(device_memory_bytes)
         self._kv = KvCache(self._memory, min(MAX_SLAB_BYTES, device_memory_bytes // SLABS_A_DEVICE))
+        self._host = HostKv(host_kv_dir, host_kv_memory_bytes)
+        self.host_kv_memory_bytes = self._host.limit_bytes
         self._copier = Copier(self._device)
+        self._swaps = Swaps(self._kv, self._buffer, self._host, self._copier)
+        self._loads: list[LoadResult] = []
+        self._returns: list[SwapResult] = []
         self._models: dict[str, _Model] = {}
         self._skeletons: dict[tuple[str, str], Skeleton] = {}
         self._caches: dict[BlockShape, Tensor] = {}
@@ -84,8 +100,8 @@ class TransformersEngine:
         if known.skeleton is None:
             known.skeleton = self._skeleton(image.config_json, known.spec.dtype)
             known.shape = _block_shape(known.skeleton, known.spec.dtype)
-        _check_image(known.skeleton, known.spec, image)
-        known.source = _mapped(Path(image.path), image.nbytes)
+        check_image(known.skeleton, known.spec, image)
+        known.source = mapped(Path(image.path), image.nbytes)
 
     def resident(self) -> frozenset[str]:
         return frozenset(name for name, model in self._models.items() if model.extent and not model.job)
@@ -99,17 +115,15 @@ class TransformersEngine:
             return True
         if known.source is None or known.image is None:
             raise EngineFailed(f"model {model} has no image to load from")
-        extent = self._memory.allocate(known.source.numel(), ALIGN_BYTES)
+        extent = self._allocate(known.source.numel())
         if extent is None:
             return False
-        if self._device.type == "cuda":
-            # Kernels that are still under way may use the bytes that this copy overwrites.
-            torch.cuda.current_stream(self._device).synchronize()
+        self._end_kernels()
         target = self._buffer[extent.start : extent.end]
-        known.extent, known.job = extent, CopyJob(model, known.source, target)
+        known.extent, known.job = extent, CopyJob(name=model, pieces=chunks(known.source, target))
         self._copier.submit(known.job)
         # Made while the copy runs: it takes some milliseconds.
-        known.parameters = _parameters(known.image, target)
+        known.parameters = parameters(known.image, target)
         return True
 
     def evict(self, model: str) -> None:
@@ -124,18 +138,14 @@ class TransformersEngine:
                 known.skeleton.bound = ""
 
     def finished_loads(self) -> list[LoadResult]:
-        ended = []
-        for job, result in self._copier.results():
-            model = self._models.get(result.model)
-            # A copy may have ended just before it was cancelled.
-            if model is None or model.job is not job:
-                continue
-            model.job = None
-            model.meter.loaded(result.duration_s)
-            if result.error:
-                self.evict(result.model)
-            ended.append(result)
-        return ended
+        self._collect()
+        loads, self._loads = self._loads, []
+        return loads
+
+    def finished_swaps(self) -> list[SwapResult]:
+        self._collect()
+        returns, self._returns = self._returns, []
+        return returns
 
     def fileno(self) -> int:
         return self._copier.fileno()
@@ -147,14 +157,27 @@ class TransformersEngine:
         shape = self._models[model].shape
         if shape is None:
             raise EngineFailed(f"model {model} was never loaded")
-        fresh = self._kv.grow(request_id, shape, tokens)
+        fresh = self._grow(request_id, shape, tokens)
         if fresh:
+            self._swaps.await_departed(fresh, shape)
             # What lay there may read as NaN, which no mask of the attention hides.
             self._cache(shape)[fresh] = 0
         return fresh is not None
 
     def drop_kv(self, request_id: str) -> None:
+        self._swaps.drop(request_id)
         self._kv.drop(request_id)
+
+    def swap_out(self, request_id: str, tokens: int) -> bool:
+        self._end_kernels()
+        return self._swaps.out(request_id, tokens)
+
+    def swap_in(self, request_id: str) -> bool:
+        if self._grow(request_id, *self._swaps.held(request_id)) is None:
+            return False
+        self._end_kernels()
+        self._swaps.bring(request_id)
+        return True
 
     def bind(self, model: str) -> tuple[Skeleton, BlockShape]:
         """Makes a resident model the one that its module tree computes; nothing is copied. `step` calls it."""
@@ -184,9 +207,13 @@ class TransformersEngine:
     def kv_bytes(self) -> int:
         return self._kv.slab_bytes
 
+    def host_kv_bytes(self) -> int:
+        return self._host.assigned_bytes
+
     def check_integrity(self) -> None:
         self._memory.check_integrity()
         self._kv.check_integrity()
+        self._host.check_integrity()
         used = self.device_memory_bytes - self._memory.free_bytes
         if used != self.weights_bytes() + self.kv_bytes():
             raise AssertionError("device memory: extents are neither weights nor KV")
@@ -195,6 +222,7 @@ class TransformersEngine:
         for name in list(self._models):
             self.remove_model(name)
         self._copier.close()
+        self._host.close()
 
     def _forward(self, skeleton: Skeleton, shape: BlockShape, items: Sequence[StepItem]) -> Tensor:
         """Logits of the last token of every item that samples, (items, vocabulary)."""
@@ -213,14 +241,60 @@ class TransformersEngine:
         logits: Tensor = output.logits[0]
         return logits
 
+    def _collect(self) -> None:
+        """Books the copies that have ended."""
+        for job in self._copier.results():
+            model = self._models.get(job.name)
+            # A copy may have ended just before it was cancelled.
+            if model is not None and model.job is job:
+                model.job = None
+                model.meter.loaded(job.duration_s)
+                self._loads.append(LoadResult(job.name, job.duration_s, model.spec.weight_bytes, job.error))
+                if job.error:
+                    self.evict(job.name)
+            elif returned := self._swaps.ended(job):
+                self._returns.append(returned)
+                if job.error:
+                    self._kv.drop(job.name)
+
+    def _end_kernels(self) -> None:
+        """Before a copy: kernels that are still under way may use its bytes."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+
+    def _grow(self, request_id: str, shape: BlockShape, tokens: int) -> list[int] | None:
+        fresh = self._kv.grow(request_id, shape, tokens)
+        if fresh is None and self._compact(self._kv.missing_bytes(request_id, shape, tokens)):
+            return self._kv.grow(request_id, shape, tokens)
+        return fresh
+
+    def _allocate(self, nbytes: int) -> Extent | None:
+        extent = self._memory.allocate(nbytes)
+        return self._memory.allocate(nbytes) if extent is None and self._compact(nbytes) else extent
+
+    def _compact(self, nbytes: int) -> bool:
+        """Brings what is free together until it holds `nbytes` bytes. False if there are not so many."""
+        if self._memory.free_bytes + self._kv.unused_bytes < nbytes:
+            return False
+        self._swaps.settle()
+        still = [model for model in self._models.values() if model.extent and not model.job]
+        extents = [model.extent for model in still if model.extent]
+        moved = gather(self._memory, self._kv, extents, nbytes, partial(move, self._buffer))
+        for model in still:
+            if model.extent in moved:
+                place = moved[model.extent]
+                shift(model.parameters.values(), place.start - model.extent.start)
+                model.extent = place
+        return self._memory.largest_free_bytes >= nbytes
+
     def _cache(self, shape: BlockShape) -> Tensor:
-        """All block places of a shape on the device, as one view."""
+        """Every place on the device where a block of a shape may start, as one view of overlapping windows."""
         if shape not in self._caches:
-            count = self.device_memory_bytes // shape.nbytes
-            flat = self._buffer[-count * shape.nbytes :].view(getattr(torch, shape.dtype)).view(count, -1)
             sizes = (shape.layers, 2, BLOCK_TOKENS, shape.kv_heads, shape.head_size)
-            used = int(np.prod(sizes))
-            self._caches[shape] = flat[:, :used].view(count, *sizes)
+            strides = [int(np.prod(sizes[axis + 1 :])) for axis in range(len(sizes))]
+            count = (self.device_memory_bytes - shape.nbytes) // UNIT_BYTES + 1
+            flat = self._buffer.view(getattr(torch, shape.dtype))
+            self._caches[shape] = flat.as_strided((count, *sizes), (UNIT_BYTES // shape.itemsize, *strides))
         return self._caches[shape]
 
     def _skeleton(self, config_json: str, dtype: str) -> Skeleton:
@@ -231,41 +305,4 @@ class TransformersEngine:
 
 
 def _block_shape(skeleton: Skeleton, dtype: str) -> BlockShape:
-    config = skeleton.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return BlockShape(config.num_hidden_layers, heads, size, dtype, getattr(torch, dtype).itemsize)
-
-
-def _check_image(skeleton: Skeleton, spec: ModelSpec, image: Image) -> None:
-    names = {name: entry.shape for entry in image.tensors for name in (entry.name, *entry.aliases)}
-    wrong = sorted(skeleton.missing(set(names)))
-    wrong = wrong or [name for name in skeleton.missing(set()) if skeleton.shape_of(name) != names[name]]
-    if wrong or image.nbytes != spec.weight_bytes:
-        raise InvalidCheckpoint(
-            f"image {image.path} is not of this model: {', '.join(wrong[:3]) or 'its size differs'}"
-        )
-
-
-def _parameters(image: Image, target: Tensor) -> dict[str, nn.Parameter]:
-    """Every tensor of an image as a view of the device, under each of its names."""
-    parameters = {}
-    for entry in image.tensors:
-        flat = target[entry.offset : entry.offset + entry.nbytes].view(getattr(torch, entry.dtype))
-        parameter = nn.Parameter(flat.view(entry.shape), requires_grad=False)
-        for name in (entry.name, *entry.aliases):
-            parameters[name] = parameter
-    return parameters
-
-
-def _mapped(path: Path, nbytes: int) -> Tensor:
-    """The image's bytes, mapped read-only. Raises InvalidCheckpoint if the file is gone or too short."""
-    try:
-        with path.open("rb") as file:
-            mapping = mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise InvalidCheckpoint(f"image {path} cannot be mapped: {error}") from error
-    with warnings.catch_warnings():
-        # torch has no read-only tensors; nothing writes to this one.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.frombuffer(mapping, dtype=np.uint8))
+    return BlockShape(*kv_size(skeleton.config), dtype, getattr(torch, dtype).itemsize)

@@ -11,7 +11,7 @@ from hekaton.engine.batch import Stepper
 from hekaton.engine.desk import Desk
 from hekaton.engine.images import Images
 from hekaton.engine.interface import Engine
-from hekaton.engine.live import EngineMemory
+from hekaton.engine.kvmemory import EngineMemory
 from hekaton.engine.messages import (
     AddModel,
     Cancel,
@@ -27,7 +27,7 @@ from hekaton.engine.messages import (
 )
 from hekaton.engine.reporter import Reporter
 from hekaton.engine.room import Room
-from hekaton.engine.steps import Steps
+from hekaton.engine.steps import Outcome, Steps
 from hekaton.engine.turnlog import OpenTurn, TurnLog
 from hekaton.engine.views import Views
 from hekaton.errors import EngineFailed, HekatonError, ModelNotFound
@@ -54,7 +54,8 @@ class TurnLoop:
         self._emit = emit
         self._clock = clock
         self._desk = Desk(engine, emit)
-        self._room = Room(EngineMemory(engine), self._desk.live, self._desk.demands)
+        self._memory = EngineMemory(engine, self._desk)
+        self._room = Room(self._memory, self._desk.live, self._desk.demands)
         self._images = Images(engine, emit)
         self._log = TurnLog(worker_id, clock())
         stepper = Stepper(engine, self._room, max_batch, prefill_chunk_tokens)
@@ -119,9 +120,10 @@ class TurnLoop:
     # ---- one pass
 
     def run_once(self) -> bool:
-        """Collects loads, decides if anything happened, makes at most one step. True if there is more to do at once."""
+        """Books copies, decides if anything happened, makes at most one step. True if there is more to do at once."""
         now = self._clock()
         self._collect_loads()
+        self._undecided |= self._memory.returned()
         if self._must_decide(now):
             self._decide(now)
             self._images.sweep(self._desk.models())
@@ -156,9 +158,9 @@ class TurnLoop:
 
     def _step(self, turn: OpenTurn) -> bool:
         """Makes one step. A decision is due if there is none to make, or if it has ended a request."""
-        stepped = self._steps.step(turn, self._clock())
-        self._undecided |= not stepped or self._desk.has_ended
-        return stepped
+        outcome = self._steps.step(turn, self._clock())
+        self._undecided |= outcome is Outcome.NOTHING or self._desk.has_ended
+        return outcome is Outcome.STEPPED
 
     # ---- turns
 
@@ -177,7 +179,10 @@ class TurnLoop:
         self._load(turn, now_s)
 
     def _load(self, turn: Turn, now_s: float) -> None:
-        """Evicts and begins loads as the turn says. A model that finds no room is left out of the next decision."""
+        """Evicts and begins loads as the turn says, and brings the KV of models that are to run next.
+
+        A model that finds no room is left out of the next decision.
+        """
         for model in turn.evict:
             self._engine.evict(model)
         for model in turn.release_kv:
@@ -187,6 +192,8 @@ class TurnLoop:
             running = turn.model if turn.model != model else ""
             if model not in present and not self._room.for_weights(model, now_s, running):
                 self._undecided = True
+        coming = self._engine.loading() | (self._engine.resident() & set(turn.prefetch))
+        self._memory.fetch_beside(one for one in self._desk.live.values() if one.model in coming)
 
     def _leave(self, now_s: float) -> None:
         """Ends the turn that is under way, if any."""

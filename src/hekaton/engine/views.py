@@ -46,6 +46,6 @@ class Views:
     def _kv_bytes(self) -> Counter[str]:
         held: Counter[str] = Counter()
         for request in self._desk.live.values():
-            if request.holds_kv:
+            if request.kv_tokens:
                 held[request.model] += request.kv_tokens * self._engine.costs(request.model).kv_bytes_per_token
         return held

@@ -84,6 +84,8 @@ class WorkerStatus(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     PREFILL_TOKENS_FIELD_NUMBER: _builtins.int
     COSTS_FIELD_NUMBER: _builtins.int
+    HOST_KV_BYTES_FIELD_NUMBER: _builtins.int
+    HOST_KV_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     address: _builtins.str
     device: _builtins.str
@@ -98,6 +100,9 @@ class WorkerStatus(_message.Message):
     tokens: _builtins.int
     draining: _builtins.bool
     role: Global___WorkerRole.ValueType
+    host_kv_bytes: _builtins.int
+    """Host memory that KV off the device takes, and how much it may take."""
+    host_kv_memory_bytes: _builtins.int
     @_builtins.property
     def resident_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -132,10 +137,12 @@ class WorkerStatus(_message.Message):
         role: Global___WorkerRole.ValueType = ...,
         prefill_tokens: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         costs: _abc.Iterable[Global___ModelCosts] | None = ...,
+        host_kv_bytes: _builtins.int = ...,
+        host_kv_memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "costs", b"costs", "device", b"device", "device_memory_bytes", b"device_memory_bytes", "draining", b"draining", "kv_bytes", b"kv_bytes", "loading_models", b"loading_models", "prefill_tokens", b"prefill_tokens", "requests_running", b"requests_running", "requests_waiting", b"requests_waiting", "resident_models", b"resident_models", "role", b"role", "running_model", b"running_model", "switches", b"switches", "tokens", b"tokens", "weights_bytes", b"weights_bytes", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "costs", b"costs", "device", b"device", "device_memory_bytes", b"device_memory_bytes", "draining", b"draining", "host_kv_bytes", b"host_kv_bytes", "host_kv_memory_bytes", b"host_kv_memory_bytes", "kv_bytes", b"kv_bytes", "loading_models", b"loading_models", "prefill_tokens", b"prefill_tokens", "requests_running", b"requests_running", "requests_waiting", b"requests_waiting", "resident_models", b"resident_models", "role", b"role", "running_model", b"running_model", "switches", b"switches", "tokens", b"tokens", "weights_bytes", b"weights_bytes", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

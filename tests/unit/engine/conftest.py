@@ -8,8 +8,8 @@ import transformers
 
 from fakes.tinymodels import TinyModel, prepare
 from hekaton.engine import reference
-from hekaton.engine.build import ARCHITECTURES
 from hekaton.engine.reference import Comparison
+from hekaton.engine.supported import ARCHITECTURES
 
 Oracle = Callable[[str, list[int], list[int]], Comparison]
 

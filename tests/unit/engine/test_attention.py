@@ -20,11 +20,14 @@ class Layer(nn.Module):
     layer_idx = LAYER
 
 
-def expected(query: Tensor, keys: Tensor, values: Tensor, start: int, scaling: float, window: int) -> Tensor:
+def expected(
+    query: Tensor, keys: Tensor, values: Tensor, start: int, scaling: float, window: int, softcap: float | None
+) -> Tensor:
     """By the definition. query: (fed, heads, size); keys and values: (start + fed, kv_heads, size)."""
     shared = query.shape[1] // KV_HEADS
     keys, values = keys.repeat_interleave(shared, 1), values.repeat_interleave(shared, 1)
     scores = torch.einsum("qhs,khs->hqk", query, keys) * scaling
+    scores = softcap * torch.tanh(scores / softcap) if softcap else scores
     at = start + torch.arange(len(query))[:, None]
     key_at = torch.arange(len(keys))
     seen = (key_at <= at) & (key_at > at - window) if window else key_at <= at
@@ -34,9 +37,9 @@ def expected(query: Tensor, keys: Tensor, values: Tensor, start: int, scaling: f
 @pytest.mark.parametrize("window", [0, 5, 24])
 @pytest.mark.parametrize("shared", [1, 3])
 @settings(max_examples=20)
-@given(feeds=FEEDS, seed=st.integers(0, 2**32 - 1))
+@given(feeds=FEEDS, seed=st.integers(0, 2**32 - 1), softcap=st.sampled_from([None, 0.5]))
 def test_each_request_sees_its_own_past_and_nothing_else(
-    shared: int, window: int, feeds: list[tuple[int, int]], seed: int
+    shared: int, window: int, feeds: list[tuple[int, int]], seed: int, softcap: float | None
 ) -> None:
     torch.manual_seed(seed)
     sizes = [-(-(start + fed) // BLOCK_TOKENS) for start, fed in feeds]
@@ -50,7 +53,7 @@ def test_each_request_sees_its_own_past_and_nothing_else(
     key, value = torch.randn(2, 1, KV_HEADS, fed, SIZE)
     step = plan(cache, [(start, number, table) for (start, number), table in zip(feeds, tables, strict=True)])
     found, _ = paged_attention(
-        Layer(), query, key, value, None, scaling=0.3, sliding_window=window or None, step_plan=step
+        Layer(), query, key, value, None, scaling=0.3, sliding_window=window or None, softcap=softcap, step_plan=step
     )
     row = count()
     for (start, number), table in zip(feeds, tables, strict=True):
@@ -59,7 +62,7 @@ def test_each_request_sees_its_own_past_and_nothing_else(
         values = cache[table, LAYER, 1].flatten(0, 1)[: start + number]
         assert torch.equal(keys[start:], key[0, :, rows].transpose(0, 1))
         assert torch.equal(values[start:], value[0, :, rows].transpose(0, 1))
-        want = expected(query[0, :, rows].transpose(0, 1), keys, values, start, 0.3, window)
+        want = expected(query[0, :, rows].transpose(0, 1), keys, values, start, 0.3, window, softcap)
         torch.testing.assert_close(found[0, rows], want, rtol=1e-4, atol=1e-5)
     assert torch.equal(cache[:, 0], other_layer)
 
@@ -68,3 +71,11 @@ def test_without_a_plan_it_refuses() -> None:
     one = torch.zeros(1, 1, 1, SIZE)
     with pytest.raises(ValueError, match="step_plan"):
         paged_attention(Layer(), one, one, one, None)
+
+
+def test_what_it_does_not_honour_it_refuses_by_name() -> None:
+    one = torch.zeros(1, KV_HEADS, 1, SIZE)
+    step = plan(torch.zeros(1, LAYERS, 2, BLOCK_TOKENS, KV_HEADS, SIZE), [(0, 1, [0])])
+    paged_attention(Layer(), one, one, one, None, step_plan=step, s_aux=None, dropout=0.0)
+    with pytest.raises(ValueError, match="does not honour position_bias, s_aux"):
+        paged_attention(Layer(), one, one, one, None, step_plan=step, s_aux=one, position_bias=one)

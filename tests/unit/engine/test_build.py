@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -15,9 +16,19 @@ from safetensors.torch import load_file, save_file
 
 from fakes.checkpoints import write_checkpoint
 from fakes.tinymodels import TinyModel, image_of
-from hekaton.engine.build import ARCHITECTURES, build
+from hekaton.engine import reference
+from hekaton.engine.build import build
 from hekaton.engine.image import ALIGN_BYTES, Prepared, read_prepared
+from hekaton.engine.supported import ARCHITECTURES
 from hekaton.errors import InvalidCheckpoint, ResourceExhausted
+
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "partial_rotary_factor": 1.0,
+    "short_factor": [1.0] * 8,
+    "long_factor": [2.0] * 8,
+}
 
 
 def make(checkpoint: Path, out: Path, dtype: str = "float32") -> Prepared:
@@ -42,19 +53,39 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_an_image_holds_every_tensor_of_the_checkpoint(models: dict[str, TinyModel], architecture: str) -> None:
+def test_an_image_holds_every_parameter_of_the_loaded_model(models: dict[str, TinyModel], architecture: str) -> None:
+    """Of the loaded one: experts are apart in a checkpoint, and one tensor a layer in the module."""
     model = models[architecture]
     raw = Path(model.image.path).read_bytes()
     assert len(raw) == model.image.nbytes == model.prepared.spec.weight_bytes
-    stored = load_file(model.checkpoint / "model.safetensors")
+    loaded = reference.load(str(model.checkpoint), "float32").state_dict()
     found: dict[str, torch.Tensor] = {}
     for entry in model.image.tensors:
         assert entry.offset % ALIGN_BYTES == 0
         flat = torch.frombuffer(bytearray(raw[entry.offset :][: entry.nbytes]), dtype=getattr(torch, entry.dtype))
         found |= dict.fromkeys((entry.name, *entry.aliases), flat.view(entry.shape))
-    assert stored.keys() <= found.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in stored.items())
+    assert loaded.keys() == found.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in loaded.items())
     assert model.prepared.spec.architecture == ARCHITECTURES[architecture]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_image_begins_with_the_embedding_and_goes_on_layer_by_layer(
+    models: dict[str, TinyModel], architecture: str
+) -> None:
+    names = [entry.name for entry in models[architecture].image.tensors]
+    layers = [int(found[1]) for name in names if (found := re.search(r"\.(\d+)\.", name))]
+    assert layers == sorted(layers)
+    assert set(layers) == {0, 1}
+    assert re.search(r"embed|wte", names[0])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_kv_bytes_are_those_of_the_librarys_own_cache(models: dict[str, TinyModel], architecture: str) -> None:
+    model = reference.load(str(models[architecture].checkpoint), "float32")
+    cache = model(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert models[architecture].prepared.spec.kv_bytes_per_token * 3 == held
 
 
 def test_a_tied_tensor_is_stored_once_under_both_names(models: dict[str, TinyModel]) -> None:
@@ -114,6 +145,30 @@ def test_without_a_dtype_it_is_the_checkpoints_own(tmp_path: Path) -> None:
 def test_a_config_that_does_not_fit_is_refused(
     checkpoint: Path, tmp_path: Path, changes: dict[str, object], named: str
 ) -> None:
+    edit_config(checkpoint, **changes)
+    refused(checkpoint, tmp_path / "out", named)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "named"),
+    [
+        ("gemma", {"use_bidirectional_attention": True}, "this gemma has use_bidirectional_attention"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "this gemma3_text has use_bidirectional_attention"),
+        ("qwen2_moe", {"use_sliding_window": True, "sliding_window": 24, "layer_types": None}, "in qwen2_moe"),
+        ("phi3", {"rope_parameters": LONG_ROPE}, "of type longrope"),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"full_attention": {"rope_type": "dynamic", "factor": 2.0}}},
+            "of type dynamic",
+        ),
+        ("gemma2", {"layer_types": ["sliding_attention", "chunked_attention"]}, "this gemma2 cannot be computed"),
+        ("gpt_neox", {"model_type": "gpt_oss"}, "architecture gpt_oss is not supported; these are: llama, qwen2,"),
+    ],
+)
+def test_what_attention_does_not_honour_is_refused_by_name(
+    tmp_path: Path, architecture: str, changes: dict[str, object], named: str
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", architecture)
     edit_config(checkpoint, **changes)
     refused(checkpoint, tmp_path / "out", named)
 

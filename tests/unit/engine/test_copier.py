@@ -1,14 +1,14 @@
 """The copy engine: what it copies, tells, and leaves alone once it was told to stop."""
 
 import select
+import threading
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from hekaton.engine.copier import CHUNK_BYTES, Copier, CopyJob
-from hekaton.engine.interface import LoadResult
+from hekaton.engine.copier import CHUNK_BYTES, Copier, CopyJob, Piece, chunks
 
 WAIT_S = 30.0
 
@@ -20,17 +20,27 @@ def copier() -> Iterator[Copier]:
     copier.close()
 
 
-def job_of(model: str, nbytes: int) -> CopyJob:
+class Whole(CopyJob):
+    """A job that remembers what it copies from where."""
+
+    source: Tensor
+    target: Tensor
+
+
+def job_of(name: str, nbytes: int, *, urgent: bool = False) -> Whole:
     source = torch.arange(nbytes, dtype=torch.int32).to(torch.uint8)
-    return CopyJob(model, source, torch.zeros(nbytes, dtype=torch.uint8))
+    target = torch.zeros(nbytes, dtype=torch.uint8)
+    job = Whole(name=name, pieces=chunks(source, target), urgent=urgent)
+    job.source, job.target = source, target
+    return job
 
 
 def readable(copier: Copier, timeout_s: float) -> bool:
     return bool(select.select([copier.fileno()], [], [], timeout_s)[0])
 
 
-def results(copier: Copier, count: int) -> list[tuple[CopyJob, LoadResult]]:
-    found: list[tuple[CopyJob, LoadResult]] = []
+def results(copier: Copier, count: int) -> list[CopyJob]:
+    found: list[CopyJob] = []
     while len(found) < count:
         assert readable(copier, WAIT_S), "a copy never ended"
         found += copier.results()
@@ -41,10 +51,9 @@ def results(copier: Copier, count: int) -> list[tuple[CopyJob, LoadResult]]:
 def test_every_byte_arrives(copier: Copier, nbytes: int) -> None:
     job = job_of("m", nbytes)
     copier.submit(job)
-    ((ended, result),) = results(copier, 1)
-    assert ended is job
-    assert (result.model, result.copied_bytes, result.error) == ("m", nbytes, "")
-    assert result.duration_s > 0
+    assert results(copier, 1) == [job]
+    assert (job.done, job.error, job.ended) == (-(-nbytes // CHUNK_BYTES), "", True)
+    assert job.duration_s > 0
     assert torch.equal(job.source, job.target)
 
 
@@ -52,9 +61,38 @@ def test_jobs_end_in_the_order_of_submission_and_are_told_once(copier: Copier) -
     jobs = [job_of(f"m{index}", 1000 * index + 1) for index in range(5)]
     for job in jobs:
         copier.submit(job)
-    assert [job for job, _ in results(copier, 5)] == jobs
+    assert results(copier, 5) == jobs
     assert copier.results() == []
     assert not readable(copier, 0)
+
+
+def test_urgent_jobs_go_before_others_that_have_begun_and_keep_their_order(copier: Copier) -> None:
+    gate = threading.Event()
+    order: list[str] = []
+
+    def held(job: Whole) -> Iterator[Piece]:
+        for piece in chunks(job.source, job.target):
+            order.append(job.name)
+            gate.wait(WAIT_S)
+            yield piece
+
+    jobs = [job_of("weights", 2 * CHUNK_BYTES), job_of("k1", 10, urgent=True), job_of("k2", 10, urgent=True)]
+    for job in jobs:
+        job.pieces = held(job)
+        copier.submit(job)
+    gate.set()
+    assert len(results(copier, 3)) == 3
+    assert [name for name in order if name != "weights"] == ["k1", "k2"]
+    assert order[-1] == "weights"
+
+
+def test_one_can_wait_for_some_of_a_jobs_pieces(copier: Copier) -> None:
+    job = job_of("m", 3 * CHUNK_BYTES)
+    copier.submit(job)
+    for pieces in (1, 3, 100):
+        copier.wait(job, pieces)
+        assert job.done >= min(pieces, 3)
+    assert job.ended
 
 
 def test_nothing_is_written_after_a_cancel(copier: Copier) -> None:
@@ -64,10 +102,11 @@ def test_nothing_is_written_after_a_cancel(copier: Copier) -> None:
     seen: Tensor = job.target.clone()
     later = job_of("later", 10)
     copier.submit(later)
-    told = [ended for ended, _ in results(copier, 1)]
+    told = results(copier, 1)
     # Only a copy that was already complete may be told of beside the later one.
     assert told == [later] or torch.equal(seen, job.source)
     assert torch.equal(job.target, seen)
+    copier.wait(job, 100)
 
 
 def test_a_job_cancelled_before_its_turn_is_not_begun(copier: Copier) -> None:
@@ -76,16 +115,15 @@ def test_a_job_cancelled_before_its_turn_is_not_begun(copier: Copier) -> None:
     copier.submit(job)
     later = job_of("later", 10)
     copier.submit(later)
-    assert [ended for ended, _ in results(copier, 1)] == [later]
+    assert results(copier, 2)[-1] is later
     assert not job.target.any()
 
 
 def test_a_copy_that_fails_says_so_and_the_next_goes_on(copier: Copier) -> None:
-    broken = CopyJob("broken", torch.zeros(10, dtype=torch.uint8), torch.zeros(3, dtype=torch.uint8))
+    broken = CopyJob(name="broken", pieces=iter([(torch.zeros(10), torch.zeros(3))]))
     whole = job_of("whole", 10)
     copier.submit(broken)
     copier.submit(whole)
-    (_, failed), (_, fine) = results(copier, 2)
-    assert failed.model == "broken"
-    assert failed.error
-    assert (fine.model, fine.error) == ("whole", "")
+    assert results(copier, 2) == [broken, whole]
+    assert broken.error
+    assert whole.error == ""

@@ -11,7 +11,6 @@ from hekaton.engine.device import Extent, Extents
 
 DEVICE_BYTES = 4096
 SIZES = st.integers(1, 1500)
-ALIGNMENTS = st.sampled_from([1, 7, 256])
 
 
 class AnyUse(RuleBasedStateMachine):
@@ -22,12 +21,10 @@ class AnyUse(RuleBasedStateMachine):
         self.memory = Extents(DEVICE_BYTES)
         self.used: list[Extent] = []
 
-    @rule(target=extents, nbytes=SIZES, align=ALIGNMENTS, top=st.booleans())
-    def allocate(self, nbytes: int, align: int, top: bool) -> Extent | MultipleResults[Extent]:
-        extent = (self.memory.allocate_top if top else self.memory.allocate)(nbytes, align)
-        first = DEVICE_BYTES % align if top else 0
-        starts = range(first, DEVICE_BYTES - nbytes + 1, align)
-        fits = [start for start in starts if self._is_free(start, start + nbytes)]
+    @rule(target=extents, nbytes=SIZES, top=st.booleans())
+    def allocate(self, nbytes: int, top: bool) -> Extent | MultipleResults[Extent]:
+        fits = self._fits(nbytes)
+        extent = (self.memory.allocate_top if top else self.memory.allocate)(nbytes)
         if extent is None:
             assert not fits
             return multiple()
@@ -41,20 +38,46 @@ class AnyUse(RuleBasedStateMachine):
         self.memory.free(extent)
         self.used.remove(extent)
 
+    @rule(target=extents, extent=consumes(extents))
+    def lower(self, extent: Extent) -> Extent:
+        self.used.remove(extent)
+        start = self._fits(extent.nbytes)[0]
+        place = self.memory.lower(extent)
+        assert place == Extent(start, start + extent.nbytes)
+        assert start <= extent.start
+        self.used.append(place)
+        return place
+
+    @rule(target=extents, extent=consumes(extents), cut=st.integers(0, 1499))
+    def lift(self, extent: Extent, cut: int) -> Extent:
+        nbytes = max(extent.nbytes - cut, 1)
+        self.used.remove(extent)
+        start = self._fits(nbytes)[-1]
+        place = self.memory.lift(extent, nbytes)
+        assert place == Extent(start, start + nbytes)
+        self.used.append(place)
+        return place
+
     @invariant()
     def books_balance(self) -> None:
         self.memory.check_integrity()
         assert self.memory.free_bytes == DEVICE_BYTES - sum(extent.nbytes for extent in self.used)
         assert all(a.end <= b.start for a, b in pairwise(sorted(self.used)))
+        largest = self.memory.largest_free_bytes
+        assert not largest or self._fits(largest)
+        assert not self._fits(largest + 1)
 
     def teardown(self) -> None:
         for extent in self.used:
             self.memory.free(extent)
         self.memory.check_integrity()
-        assert self.memory.allocate(DEVICE_BYTES, 1) == Extent(0, DEVICE_BYTES)
+        assert self.memory.allocate(DEVICE_BYTES) == Extent(0, DEVICE_BYTES)
 
-    def _is_free(self, start: int, end: int) -> bool:
-        return all(end <= extent.start or extent.end <= start for extent in self.used)
+    def _fits(self, nbytes: int) -> list[int]:
+        """Where so many bytes are free."""
+        ends = [0, *(extent.end for extent in sorted(self.used))]
+        starts = [*(extent.start for extent in sorted(self.used)), DEVICE_BYTES]
+        return [start for end, limit in zip(ends, starts, strict=True) for start in range(end, limit - nbytes + 1)]
 
 
 TestAnyUse = AnyUse.TestCase
@@ -63,7 +86,7 @@ TestAnyUse.settings = settings(max_examples=60, stateful_step_count=30)
 
 def test_an_extent_cannot_be_freed_twice() -> None:
     memory = Extents(100)
-    extent = memory.allocate(10, 1)
+    extent = memory.allocate(10)
     assert extent is not None
     memory.free(extent)
     with pytest.raises(KeyError):
@@ -73,12 +96,12 @@ def test_an_extent_cannot_be_freed_twice() -> None:
 def test_a_device_of_no_bytes_holds_nothing() -> None:
     memory = Extents(0)
     memory.check_integrity()
-    assert memory.allocate(1, 1) is None
+    assert memory.allocate(1) is None
 
 
 def test_a_lost_extent_is_noticed() -> None:
     memory = Extents(100)
-    memory.allocate(10, 1)
+    memory.allocate(10)
     memory._used.clear()
     with pytest.raises(AssertionError, match="device memory"):
         memory.check_integrity()

@@ -15,10 +15,10 @@ from hekaton.facts import ModelSpec, Sampling
 SAMPLING = Sampling(max_tokens=10, seed=7)
 
 
-def build(memory_bytes: int = 40 * GB, **models: int) -> tuple[EmulatedEngine, SettableClock]:
+def build(memory_bytes: int = 40 * GB, host_bytes: int = 0, **models: int) -> tuple[EmulatedEngine, SettableClock]:
     """An engine that knows models of so many bytes."""
     clock = SettableClock()
-    engine = EmulatedEngine("h800", memory_bytes, clock=clock, sleep=clock.sleep)
+    engine = EmulatedEngine("h800", memory_bytes, host_kv_memory_bytes=host_bytes, clock=clock, sleep=clock.sleep)
     for name, nbytes in models.items():
         engine.add_model(name, spec(nbytes), "emulated:qwen2.5-7b")
     return engine, clock
@@ -58,6 +58,37 @@ def test_a_cancelled_load_frees_its_bytes_and_the_bus() -> None:
     engine.evict("a")
     assert engine.next_event_s() == pytest.approx(100.75)
     assert engine.weights_bytes() == 8 * GB
+    engine.check_integrity()
+
+
+def test_kv_comes_back_after_both_copies_and_weights_wait_for_it() -> None:
+    """1.6 GB of KV take 0.1 s in each direction, 16 GB of weights a second."""
+    engine, clock = build(40 * GB, 2 * GB, a=16 * GB)
+    assert engine.grow_kv("r", "a", 1600)
+    assert engine.swap_out("r", 1600)
+    assert (engine.kv_bytes(), engine.host_kv_bytes()) == (0, 1600 * 1_000_000)
+    assert engine.begin_load("a")
+    assert engine.swap_in("r")
+    assert engine.next_event_s() == pytest.approx(100.2)
+    clock.sleep(0.2)
+    assert [swap.request_id for swap in engine.finished_swaps()] == ["r"]
+    assert engine.finished_swaps() == []
+    assert (engine.kv_bytes(), engine.host_kv_bytes()) == (1600 * 1_000_000, 0)
+    assert engine.next_event_s() == pytest.approx(101.1)
+    engine.check_integrity()
+
+
+def test_kv_that_finds_no_room_on_the_host_stays_and_on_the_device_stays_away() -> None:
+    engine, _ = build(40 * GB, 2 * GB, a=16 * GB, b=38 * GB)
+    assert engine.grow_kv("r", "a", 3200)
+    assert not engine.swap_out("r", 3200)
+    assert engine.kv_bytes() == 3200 * 1_000_000
+    assert engine.swap_out("r", 2000), "the tokens that it has computed, not the room that it has"
+    assert engine.begin_load("b")
+    assert engine.grow_kv("s", "b", 16)
+    assert not engine.swap_in("r")
+    engine.drop_kv("r")
+    assert engine.host_kv_bytes() == 0
     engine.check_integrity()
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hekaton.engine.device import Extent, Extents
-from hekaton.engine.kv import BLOCK_TOKENS, BlockShape, KvCache
+from hekaton.engine.kv import BLOCK_TOKENS, UNIT_BYTES, BlockShape, KvCache
 
 DEVICE_BYTES = 1 << 20
 MAX_SLAB_BYTES = DEVICE_BYTES // 16
@@ -47,9 +47,18 @@ class AnyUse(RuleBasedStateMachine):
         self.kv.drop(str(request))
         self.tables.pop(request, None)
 
-    @rule(nbytes=st.integers(1, DEVICE_BYTES // 3))
-    def load(self, nbytes: int) -> None:
-        extent = self.memory.allocate(nbytes, 256)
+    @rule(place=st.integers(0, 2))
+    def squeeze(self, place: int) -> None:
+        slab_bytes, shape = self.kv.slab_bytes, SHAPES[place]
+        moved = self.kv.squeeze(shape) if place in {request % 3 for request in self.tables} else {}
+        assert not moved or self.kv.slab_bytes < slab_bytes
+        for request, table in self.tables.items():
+            if request % 3 == place:
+                self.tables[request] = [moved.get(block, block) for block in table]
+
+    @rule(units=st.integers(1, DEVICE_BYTES // UNIT_BYTES // 3))
+    def load(self, units: int) -> None:
+        extent = self.memory.allocate(units * UNIT_BYTES)
         if extent is not None:
             self.weights.append(extent)
 
@@ -71,8 +80,7 @@ class AnyUse(RuleBasedStateMachine):
         for request, table in self.tables.items():
             assert self.kv.table(str(request)) == table
             size = SHAPES[request % 3].nbytes
-            first = DEVICE_BYTES % size
-            spans += [(first + block * size, first + (block + 1) * size) for block in table]
+            spans += [(block * UNIT_BYTES, block * UNIT_BYTES + size) for block in table]
         spans.sort()
         ends = [0, *(end for _, end in spans)]
         assert all(start >= end for (start, _), end in zip(spans, ends, strict=False))
@@ -116,10 +124,17 @@ def test_a_block_with_two_owners_is_noticed() -> None:
         kv.check_integrity()
 
 
+def test_no_slab_is_smaller_than_asked_for() -> None:
+    kv = KvCache(Extents(64 * SHAPES[0].nbytes), MAX_SLAB_BYTES, least_blocks=64)
+    assert kv.grow("r", SHAPES[0], 1) is not None
+    assert kv.slab_bytes == 64 * SHAPES[0].nbytes
+    assert KvCache(Extents(63 * SHAPES[0].nbytes), MAX_SLAB_BYTES, least_blocks=64).grow("r", SHAPES[0], 1) is None
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_is_free_above_the_weights_is_used_to_the_last_block(shape: BlockShape) -> None:
     memory = Extents(DEVICE_BYTES + 256)
-    weights = memory.allocate(DEVICE_BYTES // 3, 256)
+    weights = memory.allocate(DEVICE_BYTES // 3 // UNIT_BYTES * UNIT_BYTES)
     assert weights is not None
     kv = KvCache(memory, MAX_SLAB_BYTES)
     blocks = memory.free_bytes // shape.nbytes

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from fakes.checkpoints import VOCAB, write_checkpoint
 from fakes.tinymodels import TinyModel, prompt_of
-from hekaton.engine.reference import Comparison, Question, Verdict, compare, load
+from hekaton.engine.reference import Comparison, Question, Verdict, compare, load, routed_by_chance
 
 PROMPT = prompt_of(9, 1)
 
@@ -75,6 +75,38 @@ def test_a_tie_is_counted_and_the_comparison_goes_on_after_our_token(tmp_path: P
     assert found.ties >= 1
     tied[-1] = next(token for token in range(VOCAB) if token not in (tied[-1], ours, twin))
     assert compare(model, PROMPT, tied).first_difference == 19
+
+
+def test_a_difference_after_a_tied_choice_of_experts_is_a_tie(tmp_path: Path) -> None:
+    """Two experts whose router rows are the same are chosen by chance at the edge of the chosen."""
+    checkpoint = write_checkpoint(tmp_path, "mixtral")
+    model = load(str(checkpoint), "float32")
+    wrong = greedy(model, PROMPT, 20, {})
+    wrong[7] = (wrong[7] + 1) % VOCAB
+    assert compare(model, PROMPT, wrong) == Comparison(0, 7)
+    with torch.no_grad():
+        # Three of the four have equal logits at every token, and two are chosen.
+        model.get_parameter("model.layers.1.mlp.gate.weight")[1:] = 1.0
+    tied = greedy(model, PROMPT, 20, {})
+    tied[7] = (tied[7] + 1) % VOCAB
+    found = compare(model, PROMPT, tied)
+    assert found.first_difference is None
+    assert found.ties >= 1
+
+
+@pytest.mark.parametrize(
+    ("logits", "chosen", "tied"),
+    [
+        ([[4.0, 1.0, 3.0, 2.0]], 2, False),
+        ([[4.0, 3.0, 3.0, 2.0]], 2, True),
+        ([[3.0, 3.0, 2.0, 1.0]], 2, False),
+        ([[4.0, 1.0, 3.0, 2.0], [-9.0, 1.0, 1.0001, 2.0]], 2, True),
+        ([[4.0, 1.0, 3.0, 2.0], [-9.0, 1.0, 1.001, 2.0]], 2, False),
+        ([[3.0, 3.0]], 2, False),
+    ],
+)
+def test_only_the_edge_of_the_chosen_experts_is_judged(logits: list[list[float]], chosen: int, tied: bool) -> None:
+    assert routed_by_chance(torch.tensor(logits), chosen) is tied
 
 
 def test_the_process_answers_a_line_with_a_line(

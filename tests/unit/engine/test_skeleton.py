@@ -9,8 +9,7 @@ from torch import nn
 
 from fakes.tinymodels import TinyModel, engine_for, switch
 from hekaton.engine.skeleton import Skeleton
-
-ALL = ["llama", "qwen2", "qwen3", "mistral", "gpt2"]
+from hekaton.engine.supported import ARCHITECTURES
 
 
 def bound(engine_model: TinyModel, name: str) -> tuple[Skeleton, torch.Tensor]:
@@ -21,7 +20,7 @@ def bound(engine_model: TinyModel, name: str) -> tuple[Skeleton, torch.Tensor]:
     return skeleton, engine._buffer
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_parameters_are_views_of_the_device_and_equal_the_checkpoint(models: dict[str, TinyModel], name: str) -> None:
     skeleton, buffer = bound(models[name], name)
     plain = transformers.AutoModelForCausalLM.from_pretrained(models[name].checkpoint, local_files_only=True)
@@ -34,7 +33,7 @@ def test_parameters_are_views_of_the_device_and_equal_the_checkpoint(models: dic
         assert torch.equal(tensor, theirs[key])
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_buffers_that_no_checkpoint_holds_are_rebuilt(models: dict[str, TinyModel], name: str) -> None:
     skeleton, _ = bound(models[name], name)
     plain = transformers.AutoModelForCausalLM.from_pretrained(models[name].checkpoint, local_files_only=True)
@@ -44,7 +43,7 @@ def test_buffers_that_no_checkpoint_holds_are_rebuilt(models: dict[str, TinyMode
     assert all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma", "gemma3_text"])
 def test_tied_names_are_one_parameter(models: dict[str, TinyModel], name: str) -> None:
     module = bound(models[name], name)[0].module
     assert isinstance(module, transformers.PreTrainedModel)

@@ -19,16 +19,18 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 SPARE_BYTES = 600_000
 
 
-def test_two_hundred_switches_leave_nothing_behind(models: dict[str, TinyModel]) -> None:
+def test_two_hundred_switches_and_swaps_leave_nothing_behind(models: dict[str, TinyModel]) -> None:
     names = ("llama", "gpt2")
-    driver = Driver(engine_for({name: models[name] for name in names}, SPARE_BYTES))
+    driver = Driver(engine_for({name: models[name] for name in names}, SPARE_BYTES, 8 << 20))
     for round_ in range(100):
         if round_ == 10:
             before = _held()
         for name in names:
             driver.submit(name, name, prompt_of(20, round_), GREEDY)
             driver.step(name, [name])
+            assert driver.swap_out(name)
             driver.step(name, [name])
+            assert driver.swap_out(name)
             driver.engine.drop_kv(name)
         driver.engine.check_integrity()
     threads, descriptors, resident_bytes = _held()

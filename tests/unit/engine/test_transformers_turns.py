@@ -54,12 +54,40 @@ class EveryToken:
         return Turn(self._last, ids, 0.0, evict=tuple(view.resident - {self._last}))
 
 
+class CountingEngine(TransformersEngine):
+    """Counts how often KV came back from the host."""
+
+    returns = 0
+
+    def swap_in(self, request_id: str) -> bool:
+        began = super().swap_in(request_id)
+        self.returns += began
+        return began
+
+
+class ForgetfulHostEngine(CountingEngine):
+    """Whatever KV is on the host changes there."""
+
+    def swap_in(self, request_id: str) -> bool:
+        self._swaps.settle()
+        shape, _ = self._swaps.held(request_id)
+        self._host.place(self._host.table(request_id)[0], shape)[9] ^= 1
+        return super().swap_in(request_id)
+
+
 class RealLoop:
     """A turn loop over a transformers engine; plays the worker and the memory service."""
 
-    def __init__(self, models: dict[str, TinyModel], spare_bytes: int, policy: TurnPolicy) -> None:
+    def __init__(
+        self,
+        models: dict[str, TinyModel],
+        spare_bytes: int,
+        policy: TurnPolicy,
+        host_kv_bytes: int = 0,
+        engine: type[CountingEngine] = CountingEngine,
+    ) -> None:
         largest = max(model.image.nbytes for model in models.values())
-        self.engine = TransformersEngine("cpu", largest + spare_bytes)
+        self.engine = engine("cpu", largest + spare_bytes, host_kv_memory_bytes=host_kv_bytes)
         self.ended: dict[str, Ended] = {}
         self.tokens: dict[str, list[int]] = defaultdict(list)
         self.mapped: set[str] = set()
@@ -113,13 +141,18 @@ class RealLoop:
                 pass
 
 
+@pytest.mark.parametrize("host_kv_bytes", [0, 700_000, 8 << 20], ids=["no-host", "small-host", "host"])
 @pytest.mark.parametrize("spare_bytes", [900_000, 250_000], ids=["roomy", "kv-scarce"])
 @pytest.mark.parametrize("policy", [EveryToken, lambda: SlackTurns(min_turn_s=0.0)], ids=["every-token", "slack"])
 def test_three_architectures_share_a_device_and_every_stream_is_exact(
-    models: dict[str, TinyModel], oracle: Oracle, policy: Callable[[], TurnPolicy], spare_bytes: int
+    models: dict[str, TinyModel],
+    oracle: Oracle,
+    policy: Callable[[], TurnPolicy],
+    spare_bytes: int,
+    host_kv_bytes: int,
 ) -> None:
     names = ("llama", "qwen2", "gpt2")
-    loop = RealLoop({name: models[name] for name in names}, spare_bytes, policy())
+    loop = RealLoop({name: models[name] for name in names}, spare_bytes, policy(), host_kv_bytes)
     prompts = {f"{name}/{length}": (name, prompt_of(length, 4)) for name in names for length in (4, 33, 70)}
     for request_id, (name, prompt) in prompts.items():
         loop.submit(request_id, name, prompt)
@@ -132,6 +165,24 @@ def test_three_architectures_share_a_device_and_every_stream_is_exact(
     for name in names:
         assert any(loop.ended[one].preemptions for one in prompts if prompts[one][0] == name)
     assert loop.mapped == set()
+    assert not loop.engine.returns or host_kv_bytes
+    assert loop.engine.returns or not host_kv_bytes or spare_bytes == 900_000
+    assert loop.engine.host_kv_bytes() == 0
+    loop.close()
+
+
+def test_kv_that_changed_on_the_host_is_computed_again_and_the_streams_are_exact(
+    models: dict[str, TinyModel], oracle: Oracle
+) -> None:
+    names = ("llama", "qwen2", "gpt2")
+    loop = RealLoop({name: models[name] for name in names}, 250_000, EveryToken(), 8 << 20, ForgetfulHostEngine)
+    prompts = {f"{name}/{length}": (name, prompt_of(length, 4)) for name in names for length in (4, 33, 70)}
+    for request_id, (name, prompt) in prompts.items():
+        loop.submit(request_id, name, prompt)
+    loop.run(len(prompts))
+    assert loop.engine.returns
+    for request_id, (name, prompt) in prompts.items():
+        assert oracle(name, prompt, loop.tokens[request_id]).first_difference is None, request_id
     loop.close()
 
 

@@ -48,18 +48,20 @@ STARVED = [
 ]
 
 
-@example(plan=STARVED, memory_gb=13, kv_mb=8, min_turn_s=0.4)
+@example(plan=STARVED, memory_gb=13, kv_mb=8, min_turn_s=0.4, host_gb=0)
+@example(plan=STARVED, memory_gb=13, kv_mb=8, min_turn_s=0.4, host_gb=20)
 @settings(max_examples=150)
 @given(
     plan=PLANS,
     memory_gb=st.sampled_from([13, 23, 35]),
     kv_mb=st.sampled_from([1, 8]),
     min_turn_s=st.sampled_from([0.0, 0.4]),
+    host_gb=st.sampled_from([0, 1, 20]),
 )
 def test_every_request_ends_exactly_once_with_the_right_tokens(
-    plan: list[tuple[str, int, int, float, str, Slo]], memory_gb: int, kv_mb: int, min_turn_s: float
+    plan: list[tuple[str, int, int, float, str, Slo]], memory_gb: int, kv_mb: int, min_turn_s: float, host_gb: int
 ) -> None:
-    driver = LoopDriver(memory_gb * GB, SlackTurns(min_turn_s))
+    driver = LoopDriver(memory_gb * GB, SlackTurns(min_turn_s), host_kv_memory_bytes=host_gb * GB)
     driver.add(*"abcd", model_spec=spec(kv_bytes_per_token=kv_mb * 1_000_000))
     for number, (model, prompt, output, wait_s, fate, slo) in enumerate(plan):
         name = f"r{number}"
@@ -70,7 +72,7 @@ def test_every_request_ends_exactly_once_with_the_right_tokens(
     assert driver.clock.now_s < 100.0 + 5.0 * len(plan) + 30.0, "waiting is bounded"
     for number, (model, _, output, _, fate, _) in enumerate(plan):
         _check(driver, f"r{number}", model, output, fate)
-    assert driver.engine.kv_bytes() == 0
+    assert driver.engine.kv_bytes() == driver.engine.host_kv_bytes() == 0
     assert not driver.mapped
     driver.loop.check_integrity()
 
