@@ -6,6 +6,9 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 PIP_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
 
+# Processes that share the tests.
+TEST_WORKERS ?= 2
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint figures protos clean
 
@@ -34,7 +37,7 @@ demo: $(VENV)/.run  ## several real models taking turns on one small device, eve
 	$(BIN)/hekaton demo
 
 test: $(VENV)/.test lint  ## linters, types and the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 lint: $(VENV)/.test  ## ruff and strict mypy
 	$(BIN)/ruff check .
