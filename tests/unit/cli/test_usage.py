@@ -48,6 +48,7 @@ def refusal(*arguments: str) -> str:
         ("models rm", ("name", "--address")),
         ("models fetch-demo", ("--dir",)),
         ("pool", ("--watch", "--address")),
+        ("bench serve", ("--model", "--workload", "--rate", "--ttft", "--slo", "--time-scale", "--json", "--svg")),
         ("health", ("address", "--service")),
     ],
 )
