@@ -4,7 +4,7 @@ Plain frozen dataclasses; `msgspec` turns them into JSON (Redis) and MessagePack
 Protobuf stays on the wire: `hekaton.rpc.convert` translates at the edge.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -55,6 +55,34 @@ class Sampling:
     """0 keeps the whole vocabulary."""
     stop_token_ids: tuple[int, ...] = ()
     """Every token that ends the generation, the model's own end tokens included unless ignored."""
+    min_p: float = 0.0
+    """Keeps tokens at least this part as likely as the likeliest."""
+    repetition_penalty: float = 1.0
+    """Of tokens in prompt and output."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    """Both of tokens in the output."""
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    """Added, by token id."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the generation. The router finds them; an engine knows tokens only."""
+    min_tokens: int = 0
+    """No end before so many."""
+    logprobs: int | None = None
+    """So many of the likeliest tokens with each token's own log probability; None is neither."""
+    choice: int = 0
+    """Which of several outputs of one prompt; part of the key of its randomness."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Log probabilities at one position of the model's own distribution."""
+
+    logprob: float
+    """Of the token that was chosen."""
+    top_ids: tuple[int, ...] = ()
+    """The likeliest first."""
+    top_logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

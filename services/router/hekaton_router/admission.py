@@ -6,14 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hekaton.errors import InvalidArgument, ModelNotReady, ModelTooLarge, NoWorker
-from hekaton.facts import CatalogEntry, ModelSpec, ModelState, Sampling, Slo
+from hekaton.facts import CatalogEntry, ModelSpec, ModelState, Slo
 from hekaton.rpc import convert
 from hekaton.v1 import common_pb2, inference_pb2
 
 KV_BLOCK_TOKENS = 16
-MAX_STOP_TOKENS = 64
 MAX_SLO_S = 86_400.0
-MAX_SEED = (1 << 63) - 1
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 EMULATED = "emulated"
 
@@ -57,56 +55,6 @@ def decide_slo(message: common_pb2.Slo, default: Slo) -> Slo:
         if not 0 < value <= MAX_SLO_S:
             raise InvalidArgument(f"slo.{name} must be above 0 s and at most {MAX_SLO_S:g} s, not {value:g} s")
     return slo
-
-
-def decide_sampling(
-    message: common_pb2.Sampling, spec: ModelSpec, *, prompt_tokens: int, default_max_tokens: int, drawn_seed: int
-) -> Sampling:
-    """Every field decided and in range. Raises InvalidArgument."""
-    _check_ranges(message, spec)
-    ends = set(message.stop_token_ids)
-    if not message.ignore_eos:
-        ends |= set(spec.eos_token_ids)
-    return Sampling(
-        max_tokens=_max_tokens(message, spec, prompt_tokens, default_max_tokens),
-        seed=message.seed if message.HasField("seed") else drawn_seed,
-        temperature=message.temperature,
-        top_p=message.top_p if message.HasField("top_p") else 1.0,
-        top_k=message.top_k,
-        stop_token_ids=tuple(sorted(ends)),
-    )
-
-
-def _check_ranges(message: common_pb2.Sampling, spec: ModelSpec) -> None:
-    if not math.isfinite(message.temperature) or message.temperature < 0:
-        raise InvalidArgument(f"sampling.temperature must be a number from 0 on, not {message.temperature:g}")
-    if message.HasField("top_p") and not 0 < message.top_p <= 1:
-        raise InvalidArgument(f"sampling.top_p must be above 0 and at most 1, not {message.top_p:g}")
-    if message.seed > MAX_SEED:
-        raise InvalidArgument(f"sampling.seed must be at most {MAX_SEED}, not {message.seed}")
-    if len(message.stop_token_ids) > MAX_STOP_TOKENS:
-        raise InvalidArgument(f"at most {MAX_STOP_TOKENS} stop_token_ids, not {len(message.stop_token_ids)}")
-    if any(token_id >= spec.vocab_size for token_id in message.stop_token_ids):
-        raise InvalidArgument(f"every stop token id must be below the vocabulary size {spec.vocab_size}")
-
-
-def _max_tokens(message: common_pb2.Sampling, spec: ModelSpec, prompt_tokens: int, default: int) -> int:
-    context = spec.max_context_tokens
-    left = context - prompt_tokens
-    if left < 1:
-        raise InvalidArgument(
-            f"the prompt has {prompt_tokens} tokens, which leaves no room in the context limit of {context} tokens"
-        )
-    if not message.HasField("max_tokens"):
-        return min(default, left)
-    if message.max_tokens < 1:
-        raise InvalidArgument("sampling.max_tokens must be at least 1")
-    if message.max_tokens > left:
-        raise InvalidArgument(
-            f"prompt ({prompt_tokens} tokens) and max_tokens ({message.max_tokens}) together exceed the context limit "
-            f"of {context} tokens: max_tokens may be at most {left}"
-        )
-    return message.max_tokens
 
 
 def kv_bytes(spec: ModelSpec, tokens: int) -> int:

@@ -15,6 +15,7 @@ from hekaton.v1 import inference_pb2 as pb
 from hekaton_router import admission
 from hekaton_router.models import find
 from hekaton_router.patience import Patience
+from hekaton_router.sampling import decide_sampling
 from hekaton_router.tokenization import TextCodec, TokenizerCache
 from hekaton_router.view import PoolView
 
@@ -77,7 +78,7 @@ class Intake:
         self, request: pb.GenerateRequest, entry: CatalogEntry, spec: ModelSpec, prompt: list[int], ends_s: float
     ) -> RequestRecord:
         admission.check_prompt(prompt, spec)
-        sampling = admission.decide_sampling(
+        sampling = decide_sampling(
             request.sampling,
             spec,
             prompt_tokens=len(prompt),

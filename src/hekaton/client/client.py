@@ -22,7 +22,7 @@ from hekaton.client.types import (
     Tokens,
 )
 from hekaton.errors import EngineFailed, HekatonError, Unavailable
-from hekaton.facts import Slo, TurnRecord
+from hekaton.facts import Logprobs, Slo, TurnRecord
 from hekaton.rpc import convert as wire
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import STATUS_KEY, from_rpc_error
@@ -93,7 +93,7 @@ class Client:
         timeout_s: float = GENERATE_TIMEOUT_S,
     ) -> Completion:
         """A whole generation at once."""
-        request_id, text, token_ids = "", "", list[int]()
+        request_id, text, token_ids, logprobs = "", "", list[int](), list[Logprobs]()
         async with aclosing(self.generate(model, prompt, options, timeout_s=timeout_s)) as events:
             async for event in events:
                 match event:
@@ -102,8 +102,10 @@ class Client:
                     case Tokens():
                         token_ids += event.token_ids
                         text += event.text
+                        logprobs += event.logprobs
                     case Finished():
-                        return Completion(request_id, text, tuple(token_ids), event.reason, event.stats)
+                        ids = tuple(token_ids)
+                        return Completion(request_id, text, ids, event.reason, event.stats, tuple(logprobs))
         raise EngineFailed("the stream ended without saying why")
 
     async def cancel(self, request_id: str) -> bool:

@@ -29,6 +29,15 @@ def sampling_to_pb(options: SamplingOptions) -> common_pb2.Sampling:
         seed=options.seed,
         stop_token_ids=options.stop_token_ids,
         ignore_eos=options.ignore_eos,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        presence_penalty=options.presence_penalty,
+        frequency_penalty=options.frequency_penalty,
+        logit_bias=options.logit_bias,
+        stop=options.stop,
+        min_tokens=options.min_tokens,
+        logprobs=options.logprobs,
+        n=options.n,
     )
 
 
@@ -55,9 +64,11 @@ def event_from_pb(response: inference_pb2.GenerateResponse) -> GenerationEvent:
         slo = convert.slo_from_pb(accepted.slo, UNSET)
         return Accepted(accepted.request_id, accepted.prompt_tokens, accepted.seed, slo)
     if kind == "tokens":
-        return Tokens(response.tokens.first_index, tuple(response.tokens.token_ids), response.tokens.text)
+        tokens = response.tokens
+        logprobs = tuple(convert.logprobs_from_pb(one) for one in tokens.logprobs)
+        return Tokens(tokens.first_index, tuple(tokens.token_ids), tokens.text, tokens.choice, logprobs)
     finished = response.finished
-    return Finished(convert.finish_from_pb(finished.reason), convert.stats_from_pb(finished.stats))
+    return Finished(convert.finish_from_pb(finished.reason), convert.stats_from_pb(finished.stats), finished.choice)
 
 
 def model_from_pb(model: models_pb2.Model) -> Model:

@@ -1,9 +1,9 @@
 """What the client takes and gives. No protobuf here."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from hekaton.facts import FinishReason, ModelSpec, ModelState, RequestStats, Slo
+from hekaton.facts import FinishReason, Logprobs, ModelSpec, ModelState, RequestStats, Slo
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,20 @@ class SamplingOptions:
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool | None = None
+    """Go on past the model's end tokens."""
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    """Of tokens in prompt and output; the other two of those in the output."""
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    stop: tuple[str, ...] = ()
+    """Texts that end the generation and are not delivered."""
+    min_tokens: int | None = None
+    logprobs: int | None = None
+    """Log probabilities of each token and of so many of the likeliest."""
+    n: int | None = None
+    """Outputs of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +62,18 @@ class Tokens:
     first_index: int
     token_ids: tuple[int, ...]
     text: str
+    choice: int = 0
+    logprobs: tuple[Logprobs, ...] = ()
+    """One for each token, if asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Last event of a generation that ended well."""
+    """Last event of an output that ended well."""
 
     reason: FinishReason
     stats: RequestStats
+    choice: int = 0
 
 
 GenerationEvent = Accepted | Tokens | Finished
@@ -70,6 +88,7 @@ class Completion:
     token_ids: tuple[int, ...]
     reason: FinishReason
     stats: RequestStats
+    logprobs: tuple[Logprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

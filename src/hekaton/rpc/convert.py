@@ -165,6 +165,17 @@ def stats_from_pb(message: common_pb2.RequestStats) -> facts.RequestStats:
     )
 
 
+def logprobs_to_pb(logprobs: facts.Logprobs) -> common_pb2.TokenLogprobs:
+    pairs = zip(logprobs.top_ids, logprobs.top_logprobs, strict=True)
+    top = [common_pb2.TokenLogprob(token_id=token_id, logprob=value) for token_id, value in pairs]
+    return common_pb2.TokenLogprobs(logprob=logprobs.logprob, top=top)
+
+
+def logprobs_from_pb(message: common_pb2.TokenLogprobs) -> facts.Logprobs:
+    top = message.top
+    return facts.Logprobs(message.logprob, tuple(one.token_id for one in top), tuple(one.logprob for one in top))
+
+
 def turn_to_pb(turn: facts.TurnRecord) -> common_pb2.TurnRecord:
     return common_pb2.TurnRecord(
         index=turn.index,

@@ -25,23 +25,31 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hekaton/v1/common.proto\x12\nhekaton.v1\x1a\x1egoogle/protobuf/duration.proto\"V\n\x03Slo\x12\'\n\x04ttft\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03tbt\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf4\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x04\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\x06 \x03(\r\x12\x17\n\nignore_eos\x18\x07 \x01(\x08H\x05\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\r\n\x0b_max_tokensB\r\n\x0b_ignore_eos\"\x89\x01\n\x0cRequestStats\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x13\n\x0bpreemptions\x18\x03 \x01(\r\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12\x10\n\x08\x66\x61ilures\x18\x05 \x01(\r\x12\x11\n\tworker_id\x18\x06 \x01(\t\"\xb9\x01\n\tModelSpec\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x14\n\x0cweight_bytes\x18\x04 \x01(\x04\x12\x1a\n\x12kv_bytes_per_token\x18\x05 \x01(\r\x12\x1a\n\x12max_context_tokens\x18\x06 \x01(\r\x12\x12\n\nvocab_size\x18\x07 \x01(\r\x12\x15\n\reos_token_ids\x18\x08 \x03(\r\"\xad\x02\n\nTurnRecord\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12(\n\x05start\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64uration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0e\x65xposed_switch\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08switched\x18\x07 \x01(\x08\x12\x14\n\x0c\x63opied_bytes\x18\x08 \x01(\x04\x12\r\n\x05steps\x18\t \x01(\r\x12\x0e\n\x06tokens\x18\n \x01(\r\x12\x1d\n\x15preempted_request_ids\x18\x0b \x03(\t*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hekaton/v1/common.proto\x12\nhekaton.v1\x1a\x1egoogle/protobuf/duration.proto\"V\n\x03Slo\x12\'\n\x04ttft\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03tbt\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8f\x05\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x04\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\x06 \x03(\r\x12\x17\n\nignore_eos\x18\x07 \x01(\x08H\x05\x88\x01\x01\x12\x12\n\x05min_p\x18\x08 \x01(\x02H\x06\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\t \x01(\x02H\x07\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\n \x01(\x02H\x08\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x0b \x01(\x02H\t\x88\x01\x01\x12\x37\n\nlogit_bias\x18\x0c \x03(\x0b\x32#.hekaton.v1.Sampling.LogitBiasEntry\x12\x0c\n\x04stop\x18\r \x03(\t\x12\x17\n\nmin_tokens\x18\x0e \x01(\rH\n\x88\x01\x01\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x0b\x88\x01\x01\x12\x0e\n\x01n\x18\x10 \x01(\rH\x0c\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\r\n\x0b_max_tokensB\r\n\x0b_ignore_eosB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\r\n\x0b_min_tokensB\x0b\n\t_logprobsB\x04\n\x02_n\"G\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12%\n\x03top\x18\x02 \x03(\x0b\x32\x18.hekaton.v1.TokenLogprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\x89\x01\n\x0cRequestStats\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x13\n\x0bpreemptions\x18\x03 \x01(\r\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12\x10\n\x08\x66\x61ilures\x18\x05 \x01(\r\x12\x11\n\tworker_id\x18\x06 \x01(\t\"\xb9\x01\n\tModelSpec\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x14\n\x0cweight_bytes\x18\x04 \x01(\x04\x12\x1a\n\x12kv_bytes_per_token\x18\x05 \x01(\r\x12\x1a\n\x12max_context_tokens\x18\x06 \x01(\r\x12\x12\n\nvocab_size\x18\x07 \x01(\r\x12\x15\n\reos_token_ids\x18\x08 \x03(\r\"\xad\x02\n\nTurnRecord\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12(\n\x05start\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64uration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0e\x65xposed_switch\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08switched\x18\x07 \x01(\x08\x12\x14\n\x0c\x63opied_bytes\x18\x08 \x01(\x04\x12\r\n\x05steps\x18\t \x01(\r\x12\x0e\n\x06tokens\x18\n \x01(\r\x12\x1d\n\x15preempted_request_ids\x18\x0b \x03(\t*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hekaton.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1038
-  _globals['_FINISHREASON']._serialized_end=1133
+  _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_FINISHREASON']._serialized_start=1573
+  _globals['_FINISHREASON']._serialized_end=1668
   _globals['_SLO']._serialized_start=71
   _globals['_SLO']._serialized_end=157
   _globals['_SAMPLING']._serialized_start=160
-  _globals['_SAMPLING']._serialized_end=404
-  _globals['_REQUESTSTATS']._serialized_start=407
-  _globals['_REQUESTSTATS']._serialized_end=544
-  _globals['_MODELSPEC']._serialized_start=547
-  _globals['_MODELSPEC']._serialized_end=732
-  _globals['_TURNRECORD']._serialized_start=735
-  _globals['_TURNRECORD']._serialized_end=1036
+  _globals['_SAMPLING']._serialized_end=815
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=582
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=630
+  _globals['_TOKENLOGPROBS']._serialized_start=817
+  _globals['_TOKENLOGPROBS']._serialized_end=888
+  _globals['_TOKENLOGPROB']._serialized_start=890
+  _globals['_TOKENLOGPROB']._serialized_end=939
+  _globals['_REQUESTSTATS']._serialized_start=942
+  _globals['_REQUESTSTATS']._serialized_end=1079
+  _globals['_MODELSPEC']._serialized_start=1082
+  _globals['_MODELSPEC']._serialized_end=1267
+  _globals['_TURNRECORD']._serialized_start=1270
+  _globals['_TURNRECORD']._serialized_end=1571
 # @@protoc_insertion_point(module_scope)

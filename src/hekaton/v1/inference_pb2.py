@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from hekaton.v1 import common_pb2 as hekaton_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahekaton/v1/inference.proto\x12\nhekaton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17hekaton/v1/common.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"7\n\nChatPrompt\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.hekaton.v1.ChatMessage\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xe7\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.hekaton.v1.ChatPromptH\x00\x12)\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x14.hekaton.v1.TokenIdsH\x00\x12&\n\x08sampling\x18\x05 \x01(\x0b\x32\x14.hekaton.v1.Sampling\x12\x1c\n\x03slo\x18\x06 \x01(\x0b\x32\x0f.hekaton.v1.Slo\x12\x12\n\nrequest_id\x18\x07 \x01(\tB\x08\n\x06prompt\"\x95\x01\n\x10GenerateResponse\x12(\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x14.hekaton.v1.AcceptedH\x00\x12$\n\x06tokens\x18\x02 \x01(\x0b\x32\x12.hekaton.v1.TokensH\x00\x12(\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x14.hekaton.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\x8e\x01\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x1c\n\x03slo\x18\x04 \x01(\x0b\x32\x0f.hekaton.v1.Slo\x12+\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\">\n\x06Tokens\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\"]\n\x08\x46inished\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.hekaton.v1.FinishReason\x12\'\n\x05stats\x18\x02 \x01(\x0b\x32\x18.hekaton.v1.RequestStats\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"#\n\x0e\x43\x61ncelResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"b\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.hekaton.v1.ChatPromptH\x00\x42\x08\n\x06prompt\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"5\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t2\xb0\x02\n\x10InferenceService\x12G\n\x08Generate\x12\x1b.hekaton.v1.GenerateRequest\x1a\x1c.hekaton.v1.GenerateResponse0\x01\x12?\n\x06\x43\x61ncel\x12\x19.hekaton.v1.CancelRequest\x1a\x1a.hekaton.v1.CancelResponse\x12\x45\n\x08Tokenize\x12\x1b.hekaton.v1.TokenizeRequest\x1a\x1c.hekaton.v1.TokenizeResponse\x12K\n\nDetokenize\x12\x1d.hekaton.v1.DetokenizeRequest\x1a\x1e.hekaton.v1.DetokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahekaton/v1/inference.proto\x12\nhekaton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17hekaton/v1/common.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"7\n\nChatPrompt\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.hekaton.v1.ChatMessage\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xe7\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.hekaton.v1.ChatPromptH\x00\x12)\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x14.hekaton.v1.TokenIdsH\x00\x12&\n\x08sampling\x18\x05 \x01(\x0b\x32\x14.hekaton.v1.Sampling\x12\x1c\n\x03slo\x18\x06 \x01(\x0b\x32\x0f.hekaton.v1.Slo\x12\x12\n\nrequest_id\x18\x07 \x01(\tB\x08\n\x06prompt\"\x95\x01\n\x10GenerateResponse\x12(\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x14.hekaton.v1.AcceptedH\x00\x12$\n\x06tokens\x18\x02 \x01(\x0b\x32\x12.hekaton.v1.TokensH\x00\x12(\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x14.hekaton.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\x8e\x01\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x1c\n\x03slo\x18\x04 \x01(\x0b\x32\x0f.hekaton.v1.Slo\x12+\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"{\n\x06Tokens\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x04 \x01(\r\x12+\n\x08logprobs\x18\x05 \x03(\x0b\x32\x19.hekaton.v1.TokenLogprobs\"m\n\x08\x46inished\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.hekaton.v1.FinishReason\x12\'\n\x05stats\x18\x02 \x01(\x0b\x32\x18.hekaton.v1.RequestStats\x12\x0e\n\x06\x63hoice\x18\x03 \x01(\r\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"#\n\x0e\x43\x61ncelResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"b\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.hekaton.v1.ChatPromptH\x00\x42\x08\n\x06prompt\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"5\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t2\xb0\x02\n\x10InferenceService\x12G\n\x08Generate\x12\x1b.hekaton.v1.GenerateRequest\x1a\x1c.hekaton.v1.GenerateResponse0\x01\x12?\n\x06\x43\x61ncel\x12\x19.hekaton.v1.CancelRequest\x1a\x1a.hekaton.v1.CancelResponse\x12\x45\n\x08Tokenize\x12\x1b.hekaton.v1.TokenizeRequest\x1a\x1c.hekaton.v1.TokenizeResponse\x12K\n\nDetokenize\x12\x1d.hekaton.v1.DetokenizeRequest\x1a\x1e.hekaton.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,21 +46,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCEPTED']._serialized_start=614
   _globals['_ACCEPTED']._serialized_end=756
   _globals['_TOKENS']._serialized_start=758
-  _globals['_TOKENS']._serialized_end=820
-  _globals['_FINISHED']._serialized_start=822
-  _globals['_FINISHED']._serialized_end=915
-  _globals['_CANCELREQUEST']._serialized_start=917
-  _globals['_CANCELREQUEST']._serialized_end=952
-  _globals['_CANCELRESPONSE']._serialized_start=954
-  _globals['_CANCELRESPONSE']._serialized_end=989
-  _globals['_TOKENIZEREQUEST']._serialized_start=991
-  _globals['_TOKENIZEREQUEST']._serialized_end=1089
-  _globals['_TOKENIZERESPONSE']._serialized_start=1091
-  _globals['_TOKENIZERESPONSE']._serialized_end=1128
-  _globals['_DETOKENIZEREQUEST']._serialized_start=1130
-  _globals['_DETOKENIZEREQUEST']._serialized_end=1183
-  _globals['_DETOKENIZERESPONSE']._serialized_start=1185
-  _globals['_DETOKENIZERESPONSE']._serialized_end=1219
-  _globals['_INFERENCESERVICE']._serialized_start=1222
-  _globals['_INFERENCESERVICE']._serialized_end=1526
+  _globals['_TOKENS']._serialized_end=881
+  _globals['_FINISHED']._serialized_start=883
+  _globals['_FINISHED']._serialized_end=992
+  _globals['_CANCELREQUEST']._serialized_start=994
+  _globals['_CANCELREQUEST']._serialized_end=1029
+  _globals['_CANCELRESPONSE']._serialized_start=1031
+  _globals['_CANCELRESPONSE']._serialized_end=1066
+  _globals['_TOKENIZEREQUEST']._serialized_start=1068
+  _globals['_TOKENIZEREQUEST']._serialized_end=1166
+  _globals['_TOKENIZERESPONSE']._serialized_start=1168
+  _globals['_TOKENIZERESPONSE']._serialized_end=1205
+  _globals['_DETOKENIZEREQUEST']._serialized_start=1207
+  _globals['_DETOKENIZEREQUEST']._serialized_end=1260
+  _globals['_DETOKENIZERESPONSE']._serialized_start=1262
+  _globals['_DETOKENIZERESPONSE']._serialized_end=1296
+  _globals['_INFERENCESERVICE']._serialized_start=1299
+  _globals['_INFERENCESERVICE']._serialized_end=1603
 # @@protoc_insertion_point(module_scope)

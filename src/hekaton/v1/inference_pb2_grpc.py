@@ -64,6 +64,7 @@ class InferenceServiceServicer(object):
     def Generate(self, request, context):
         """Streams a generation. The first message says that the request was
         accepted, the last one why it finished; every other end is the status.
+        With n > 1 the outputs come interleaved, each with its own Finished.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

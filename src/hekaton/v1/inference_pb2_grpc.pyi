@@ -19,6 +19,7 @@ class InferenceServiceStub:
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
     """Streams a generation. The first message says that the request was
     accepted, the last one why it finished; every other end is the status.
+    With n > 1 the outputs come interleaved, each with its own Finished.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_inference_pb2.CancelRequest, _inference_pb2.CancelResponse]
     """Ends a live request wherever it is. Cancelling twice is no error."""
@@ -36,6 +37,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_inference_pb2.GenerateResponse]:
         """Streams a generation. The first message says that the request was
         accepted, the last one why it finished; every other end is the status.
+        With n > 1 the outputs come interleaved, each with its own Finished.
         """
 
     @_abc_1.abstractmethod

@@ -1,13 +1,9 @@
 """What is accepted, and what each refusal says."""
 
-import math
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hekaton.errors import HekatonError, InvalidArgument, ModelNotReady, ModelTooLarge, NoWorker
-from hekaton.facts import CatalogEntry, ModelSpec, ModelState, Sampling, Slo
+from hekaton.facts import CatalogEntry, ModelSpec, ModelState, Slo
 from hekaton.rpc import convert
 from hekaton.v1 import common_pb2
 from hekaton_router import admission
@@ -15,60 +11,6 @@ from hekaton_router.admission import Device
 
 SPEC = ModelSpec("d", "llama", "float32", 1000, 10, 100, 50, (2, 3))
 EMULATED = ModelSpec("e", "emulated", "bfloat16", 1000, 10, 100, 50)
-
-
-def decide(message: common_pb2.Sampling, prompt_tokens: int = 10, default: int = 256) -> Sampling:
-    return admission.decide_sampling(
-        message, SPEC, prompt_tokens=prompt_tokens, default_max_tokens=default, drawn_seed=7
-    )
-
-
-def test_what_the_client_leaves_open_is_decided() -> None:
-    sampling = decide(common_pb2.Sampling())
-    assert (sampling.max_tokens, sampling.seed, sampling.temperature, sampling.top_p, sampling.top_k) == (
-        90,
-        7,
-        0,
-        1,
-        0,
-    )
-    assert sampling.stop_token_ids == SPEC.eos_token_ids
-    assert decide(common_pb2.Sampling(), default=20).max_tokens == 20
-
-
-def test_stop_tokens_are_the_requests_and_the_models_unless_ignored() -> None:
-    assert decide(common_pb2.Sampling(stop_token_ids=[9, 2])).stop_token_ids == (2, 3, 9)
-    assert decide(common_pb2.Sampling(stop_token_ids=[9], ignore_eos=True)).stop_token_ids == (9,)
-
-
-@pytest.mark.parametrize(
-    ("message", "says"),
-    [
-        (common_pb2.Sampling(temperature=-0.1), "temperature"),
-        (common_pb2.Sampling(temperature=math.nan), "temperature"),
-        (common_pb2.Sampling(temperature=math.inf), "temperature"),
-        (common_pb2.Sampling(top_p=0), "top_p"),
-        (common_pb2.Sampling(top_p=1.5), "top_p"),
-        (common_pb2.Sampling(top_p=math.nan), "top_p"),
-        (common_pb2.Sampling(seed=1 << 63), "seed"),
-        (common_pb2.Sampling(max_tokens=0), "max_tokens"),
-        (common_pb2.Sampling(max_tokens=91), r"10 tokens.*91.*100 tokens.*at most 90"),
-        (common_pb2.Sampling(stop_token_ids=range(65)), "at most 64"),
-        (common_pb2.Sampling(stop_token_ids=[50]), "vocabulary size 50"),
-    ],
-)
-def test_sampling_out_of_range_is_refused(message: common_pb2.Sampling, says: str) -> None:
-    with pytest.raises(InvalidArgument, match=says):
-        decide(message)
-
-
-@given(st.integers(1, 120), st.one_of(st.none(), st.integers(0, 200)), st.integers(1, 200))
-def test_an_accepted_request_never_exceeds_the_context(prompt: int, max_tokens: int | None, default: int) -> None:
-    try:
-        sampling = decide(common_pb2.Sampling(max_tokens=max_tokens), prompt, default)
-    except InvalidArgument:
-        return
-    assert 1 <= sampling.max_tokens <= SPEC.max_context_tokens - prompt
 
 
 @pytest.mark.parametrize("request_id", ["", "a" * 129, "-a", "a b", "a\n", "é", "a/b"])
