@@ -6,6 +6,7 @@ come to their end. The oldest request may take from everybody and nobody takes f
 """
 
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
 from hekaton.policy.demands import DemandTable
@@ -45,6 +46,8 @@ class Claimant(Protocol):
     def due_s(self) -> float:
         """When its next token is due."""
 
+
+_AGE = attrgetter("age_key")
 
 R = TypeVar("R", bound=Claimant)
 R_contra = TypeVar("R_contra", bound=Claimant, contravariant=True)
@@ -197,7 +200,7 @@ class Room(Generic[R]):
         return max(may, key=lambda holder: holder[:3], default=(False, 0.0, "", None))[3]
 
     def _oldest(self) -> R | None:
-        return min(self._live.values(), key=lambda request: request.age_key, default=None)
+        return min(self._live.values(), key=_AGE, default=None)
 
 
 def rank_s(request: Claimant, now_s: float) -> float:

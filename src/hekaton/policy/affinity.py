@@ -131,7 +131,7 @@ class AffinityPlacement(Placement):
     def _look(self, worker: PoolWorker, ttft_s: float, tbt_s: float) -> _Known:
         known = self._known.get(worker.worker_id)
         if known is None or known.worker is not worker or known.ttft_s != ttft_s or known.tbt_s != tbt_s:
-            same = known is not None and known.worker is worker
+            same = known is not None and known.worker.requests == worker.requests
             load = known.load if known is not None and same else load_of(worker.requests, self._costs)
             share = load.share(worker.device_memory_bytes, ttft_s, tbt_s, self._copy_weight)
             known = self._known[worker.worker_id] = _Known(worker, load, ttft_s, tbt_s, share)

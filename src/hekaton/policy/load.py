@@ -71,10 +71,16 @@ class Load:
 
 def load_of(requests: Mapping[str, int], costs_of: CostsOf) -> Load:
     """Of live requests, counted by model."""
-    load = Load()
+    models, step_s, bundles, largest, second, copy_s_per_byte = 0, 0.0, 0.0, 0.0, 0.0, 0.0
     for model, count in requests.items():
-        load = load.with_model(costs_of(model), count)
-    return load
+        costs = costs_of(model)
+        bundle = costs.weight_bytes + count * _kv_bytes(costs)
+        models += 1
+        step_s += costs.step_base_s + count * _request_s(costs)
+        bundles += bundle
+        largest, second = (bundle, largest) if bundle > largest else (largest, max(second, bundle))
+        copy_s_per_byte = costs.load_s / costs.weight_bytes
+    return Load(models, step_s, bundles, largest, second, copy_s_per_byte)
 
 
 def _kv_bytes(costs: ModelCosts) -> float:

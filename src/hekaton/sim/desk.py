@@ -8,7 +8,10 @@ from hekaton.sim.request import SimRequest, Stretch
 
 
 class Desk:
-    def __init__(self) -> None:
+    """`counts_prefills`: the pool sees how much is still to be prefilled, so its view changes with that too."""
+
+    def __init__(self, counts_prefills: bool = False) -> None:
+        self._counts_prefills = counts_prefills
         self.live: dict[str, SimRequest] = {}
         """In order of arrival here."""
         self.demands = DemandTable()
@@ -45,7 +48,7 @@ class Desk:
 
     def book(self, request: SimRequest, stretch: Stretch) -> None:
         """Gives a request the tokens of a stretch."""
-        self.version += bool(request.pending)
+        self.version += self._counts_prefills and bool(request.pending)
         request.book(stretch)
         self.demands.touch(request.model)
 

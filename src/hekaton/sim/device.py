@@ -115,20 +115,24 @@ class Device:
 
     def growth_bytes(self, request: SimRequest, tokens: int) -> int:
         """What is missing for `tokens` tokens of KV in all."""
-        return max(self._size(request, tokens) - request.kv_bytes, 0)
+        return max(self._size(request, tokens) - request.kv_bytes, 0) if tokens > request.kv_tokens else 0
 
     def set_kv(self, request: SimRequest, tokens: int) -> bool:
         """Gives a request the blocks for `tokens` tokens, more or fewer than it has. False if there is no room."""
-        change = self._size(request, tokens) - request.kv_bytes
+        whole_tokens = -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
+        if whole_tokens == request.kv_tokens:
+            return True
+        change = whole_tokens * self._costs[request.model].kv_bytes_per_token - request.kv_bytes
         if change > self.free_bytes:
             return False
+        request.kv_tokens = whole_tokens
         request.kv_bytes += change
         self.kv_bytes += change
         self.kv_of[request.model] += change
         return True
 
     def grow_kv(self, request: SimRequest, tokens: int, now_s: float) -> bool:
-        return self.growth_bytes(request, tokens) == 0 or self.set_kv(request, tokens)
+        return tokens <= request.kv_tokens or self.set_kv(request, tokens)
 
     def drop_kv(self, request: SimRequest, now_s: float) -> None:
         """Moves a request's KV to the host, or loses it if there is no room."""

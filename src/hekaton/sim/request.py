@@ -68,6 +68,8 @@ class SimRequest:
     computed: int = 0
     """Tokens whose KV is on the device."""
     kv_bytes: int = 0
+    kv_tokens: int = 0
+    """That its blocks hold."""
     host: Freeable | None = None
     """Who keeps its KV, if that is not on the device."""
     host_bytes: int = 0
@@ -79,12 +81,12 @@ class SimRequest:
     parked_until_s: float = 0.0
     stretches: list[Stretch] = field(default_factory=list)
     """Each gave one token a step to this request."""
+    age_key: tuple[float, str] = field(init=False)
     _view: RequestView | None = None
     """As of the last change: most requests stand still while others run."""
 
-    @property
-    def age_key(self) -> tuple[float, str]:
-        return self.arrival_s, self.request_id
+    def __post_init__(self) -> None:
+        self.age_key = self.arrival_s, self.request_id
 
     @property
     def holds_kv(self) -> bool:

@@ -71,7 +71,11 @@ class Stepper:
 
     def _with_kv(self, batch: list[SimRequest], now_s: float) -> list[SimRequest]:
         """Those with room for one more token. One that was taken may lose its KV to one that comes after it."""
-        grown = [one for one in batch if one.computed and self._room.for_kv(one, one.computed + 1, now_s)]
+        grown = [
+            one
+            for one in batch
+            if one.computed and (one.computed < one.kv_tokens or self._room.for_kv(one, one.computed + 1, now_s))
+        ]
         return [one for one in grown if one.computed]
 
     def _mixed(self, costs: ModelCosts, prompts: list[SimRequest], batch: list[SimRequest], now_s: float) -> Run:

@@ -71,7 +71,7 @@ class Worker:
         self._ended_request = ended
         self._role = role
         self._switch_overhead_s = switch_overhead_s
-        self._desk = Desk()
+        self._desk = Desk(counts_prefills=role is Role.PREFILL)
         self._room: Room[SimRequest] = Room(device, self._desk.live, self._desk.demands)
         self._stepper = Stepper(device, self._room, costs, max_steps)
         self._turn: _OpenTurn | None = None
@@ -97,7 +97,7 @@ class Worker:
                 device.loading,
                 dict(desk.counts),
                 role=self._role,
-                prefill_tokens=desk.prefill_tokens(),
+                prefill_tokens=desk.prefill_tokens() if self._role is Role.PREFILL else None,
             )
         return view
 

@@ -110,7 +110,7 @@ def test_moves_come_to_rest(models: int) -> None:
     policy.place(REQUEST, (worker("one"),))
     requests = {"one": {f"m{index}": 20 for index in range(models)}, "two": dict[str, int]()}
     moves: list[Move] = []
-    while found := policy.rebalance(tuple(worker(name, counts) for name, counts in requests.items())):
+    while found := policy.rebalance(tuple(worker(name, dict(counts)) for name, counts in requests.items())):
         moves += found
         for move in found:
             requests[move.to_worker_id][move.model] = requests[move.from_worker_id].pop(move.model)
