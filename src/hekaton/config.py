@@ -69,6 +69,7 @@ class RouterSettings(Settings):
     default_tbt_s: float = Field(0.1, gt=0)
     max_queued_requests: int = Field(10_000, ge=1, description="accepted and not yet placed, over all routers")
     redis_wait_s: float = Field(15.0, ge=0, description="how long new requests wait for a Redis that is away")
+    http_listen: str = Field("", description="address of the OpenAI-compatible API, e.g. 127.0.0.1:8000; off if empty")
     max_message_bytes: ByteSize = Field(ByteSize(4 << 20), description="largest request message")
     tokenizer_timeout_s: float = Field(10.0, gt=0, description="bound on one tokenisation")
 

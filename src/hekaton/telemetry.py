@@ -28,6 +28,7 @@ GEN_AI_INPUT_TOKENS = "gen_ai.usage.input_tokens"
 GEN_AI_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 GEN_AI_FINISH_REASONS = "gen_ai.response.finish_reasons"
 REQUEST_ID = "hekaton.request_id"
+USER = "enduser.pseudo.id"
 WORKER_ID = "hekaton.worker_id"
 EPOCH = "hekaton.epoch"
 

@@ -11,6 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from fakes.checkpoints import write_checkpoint
 from fakes.compose import ComposeFile, LocalStack, local_stack
+from fakes.http import openai_client
 from fakes.otlp import OtlpReceiver, otlp_receiver
 from hekaton.client import Client, SamplingOptions, Tokens
 from hekaton.engine import reference
@@ -82,6 +83,22 @@ async def test_generates_what_the_library_generates_and_traces_it(running: Runni
         model = reference.load(str(models / name), "float32")
         assert reference.compare(model, prompt, list(one.token_ids)).first_difference is None
     await _check_one_trace(receiver)
+
+
+async def test_the_openai_package_gets_what_the_native_client_gets(running: Running) -> None:
+    stack, _, _ = running
+    options = SamplingOptions(max_tokens=16, temperature=0.0)
+    async with (
+        Client(stack.address("router", 50051)) as native,
+        openai_client(stack.address("router", 8000)) as client,
+    ):
+        expected = await native.complete("tiny", "abc", options)
+        whole = await client.completions.create(model="tiny", prompt="abc", max_tokens=16, temperature=0)
+        stream = await client.completions.create(model="tiny", prompt="abc", max_tokens=16, temperature=0, stream=True)
+        streamed = "".join([chunk.choices[0].text async for chunk in stream])
+    assert whole.choices[0].text == streamed == expected.text
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == len(expected.token_ids)
 
 
 async def _check_one_trace(receiver: OtlpReceiver) -> None:

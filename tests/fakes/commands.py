@@ -59,7 +59,7 @@ def running_up(*options: str) -> Iterator[Up]:
     """`hekaton up` on a free port; killed at the end if it still runs."""
     # The embedded Redis has a unix socket there, and such a path is short.
     with tempfile.TemporaryDirectory(prefix="hk-") as temporary:
-        command = [*HEKATON, "up", "--listen", "127.0.0.1:0", *options]
+        command = [*HEKATON, "up", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", *options]
         known = environment(TMPDIR=temporary)
         with subprocess.Popen(
             command, env=known, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

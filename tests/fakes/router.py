@@ -97,6 +97,7 @@ async def running_router(
     redis_wait_s: float = 0.3,
     drain_timeout_s: float = 0.2,
     max_deadline_s: float = 60.0,
+    http: bool = False,
 ) -> AsyncIterator[RouterClient]:
     """Runs until the end of the block."""
     settings = RouterSettings(
@@ -108,6 +109,7 @@ async def running_router(
         drain_timeout_s=drain_timeout_s,
         max_deadline_s=max_deadline_s,
         tokenizer_timeout_s=5,
+        http_listen="127.0.0.1:0" if http else "",
     )
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
@@ -119,9 +121,9 @@ async def running_router(
             stop.set()
 
 
-async def address_of(redis: Redis, router_id: str) -> str:
+async def address_of(redis: Redis, router_id: str, kind: Kind = Kind.ROUTER) -> str:
     """Where a router says that it can be found."""
-    registry = Registry(redis, Kind.ROUTER)
+    registry = Registry(redis, kind)
     return (await eventually(registry.list, lambda members: router_id in members))[router_id].decode()
 
 

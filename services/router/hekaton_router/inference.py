@@ -1,7 +1,8 @@
 """InferenceService: text in, tokens out."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 import structlog
 from opentelemetry import trace
@@ -30,8 +31,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._keeper = keeper
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
+        async with aclosing(self.generate(request, self._budget_s(context))) as events:
+            async for event in events:
+                yield event
+
+    async def generate(self, request: pb.GenerateRequest, budget_s: float) -> AsyncGenerator[pb.GenerateResponse]:
+        """The one way to generate, whatever protocol asks for it. Closing it ends the work."""
         clock = asyncio.get_running_loop().time
-        ends_s = clock() + self._budget_s(context)
+        ends_s = clock() + budget_s
         admitted = await self._intake.admit(request, ends_s)
         record = admitted.record
         _describe(record)

@@ -19,6 +19,8 @@ from hekaton.store.workers import Registry
 from hekaton.tasks import end, forever
 from hekaton.v1 import inference_pb2_grpc, models_pb2_grpc, pool_pb2_grpc
 from hekaton_router.chores import Chores
+from hekaton_router.http.app import http_app
+from hekaton_router.http.server import RunningHttp, serving_http
 from hekaton_router.inference import InferenceServicer
 from hekaton_router.intake import Intake
 from hekaton_router.keeper import Keeper
@@ -41,6 +43,7 @@ class Router:
     def __init__(self, settings: RouterSettings, redis: Redis, group: asyncio.TaskGroup) -> None:
         self._settings = settings
         self._registry = Registry(redis, Kind.ROUTER)
+        self._http_registry = Registry(redis, Kind.HTTP)
         self._incarnation = time.time_ns() // 1_000_000
         self.router_id = settings.router_id or new_id("router")
         self.view = PoolView(Registry(redis, Kind.WORKER), Registry(redis, Kind.MEMORY))
@@ -55,6 +58,7 @@ class Router:
         intake = Intake(settings, self.router_id, catalog, self.view, tokenizers, patience)
         self._inference = InferenceServicer(settings, intake, self.keeper)
         self._models = ModelServicer(settings, catalog, self.view, memories)
+        self.http = http_app(settings, self._inference, catalog, self._ready)
         self.pool = PoolServicer(self.view, store, Leadership(redis), group)
 
     def servicers(self) -> list[Servicer]:
@@ -73,12 +77,12 @@ class Router:
             ),
         ]
 
-    async def heartbeat(self, server: RunningServer, stop: asyncio.Event) -> None:
+    async def heartbeat(self, server: RunningServer, http: RunningHttp | None, stop: asyncio.Event) -> None:
         """Until cancelled: says that it lives, follows who else does, and answers health checks accordingly.
 
         Sets `stop` if a newer process took this router's id.
         """
-        await forever(partial(self._turn, server, stop))
+        await forever(partial(self._turn, server, http, stop))
 
     async def leave(self) -> None:
         """Cancels what its clients still wait for, and says goodbye."""
@@ -87,12 +91,13 @@ class Router:
         self.links.update({})
         try:
             await self._registry.remove(self.router_id, self._incarnation)
+            await self._http_registry.remove(self.router_id, self._incarnation)
         except StoreUnavailable:
             log.warning("could not say goodbye; the registration runs out by itself")
 
-    async def _turn(self, server: RunningServer, stop: asyncio.Event) -> float:
+    async def _turn(self, server: RunningServer, http: RunningHttp | None, stop: asyncio.Event) -> float:
         try:
-            await self._beat(server.address)
+            await self._beat(server.address, http.address if http else "")
         except StoreUnavailable as error:
             log.warning("Redis is away", why=error.message, away_s=round(self.view.away_s(), 1))
         except StaleTerm as error:
@@ -102,9 +107,11 @@ class Router:
             await server.set_serving(self._ready())
         return self._settings.heartbeat_s
 
-    async def _beat(self, address: str) -> None:
-        info, ttl_s = address.encode(), self._settings.lease_s
-        await self._registry.heartbeat(self.router_id, info, ttl_s, self._incarnation)
+    async def _beat(self, address: str, http_address: str) -> None:
+        ttl_s = self._settings.lease_s
+        if http_address:
+            await self._http_registry.heartbeat(self.router_id, http_address.encode(), ttl_s, self._incarnation)
+        await self._registry.heartbeat(self.router_id, address.encode(), ttl_s, self._incarnation)
         await self.view.refresh()
         self.links.update(self.view.addresses())
 
@@ -118,12 +125,12 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
         group = asyncio.TaskGroup()
         router = Router(settings, redis, group)
         served = serving(settings, router.servicers(), max_message_bytes=settings.max_message_bytes)
-        async with served as server, group:
+        async with served as server, serving_http(settings, router.http) as http, group:
             chores = [group.create_task(router.chores.run()), group.create_task(router.keeper.run())]
-            heartbeat = group.create_task(router.heartbeat(server, stop))
+            heartbeat = group.create_task(router.heartbeat(server, http, stop))
             await stop.wait()
             router.pool.close()
-            await server.drain(settings.drain_timeout_s)
+            await asyncio.gather(*(one.drain(settings.drain_timeout_s) for one in (server, http) if one))
             await end(heartbeat)
             await router.leave()
             await end(*chores)

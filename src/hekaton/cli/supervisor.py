@@ -37,6 +37,7 @@ RESTART_DELAYS_S = (0.2, 1.0, 5.0)
 """Before each restart of a service; it is given up after the last."""
 SHM = Path("/dev/shm")
 EMULATED = "emulated:"
+ANY_PORT = "127.0.0.1:0"
 T = TypeVar("T")
 
 
@@ -50,6 +51,8 @@ class StackOptions:
     routers: int = 1
     listen: str = ""
     """The first router's address."""
+    http_listen: str = ""
+    """The first router's address for HTTP, the others take free ports; empty: none serves HTTP."""
     redis_url: str = ""
     """Empty: an embedded server."""
     data_dir: Path | None = None
@@ -74,6 +77,8 @@ class Stack:
     def __init__(self, options: StackOptions, say: Callable[[str], None]) -> None:
         self.address = ""
         """The first router's."""
+        self.http_address = ""
+        """The first router's, if it serves HTTP."""
         self.redis_url = ""
         self.children: list[Child] = []
         self._options = options
@@ -205,13 +210,20 @@ class _Start:
         for name, role in zip(workers, roles, strict=True):
             await self._launch("worker", name, memory_address=memory_address, role=role.value, **self._worker())
         for index, name in enumerate(routers):
-            await self._launch("router", name, listen="" if index else self._options.listen)
+            await self._launch("router", name, **self._router(index))
         for name in workers:
             await self._stack.serving(Registry(self._redis, Kind.WORKER), name, _worker_address)
         addresses = [
             await self._stack.serving(Registry(self._redis, Kind.ROUTER), name, bytes.decode) for name in routers
         ]
         self._stack.address = addresses[0]
+        if self._options.http_listen:
+            self._stack.http_address = (await Registry(self._redis, Kind.HTTP).list())[routers[0]].decode()
+
+    def _router(self, index: int) -> dict[str, str]:
+        if index == 0:
+            return {"listen": self._options.listen, "http_listen": self._options.http_listen}
+        return {"http_listen": ANY_PORT if self._options.http_listen else ""}
 
     def _worker(self) -> dict[str, str]:
         scale = self._options.time_scale

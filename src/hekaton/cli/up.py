@@ -16,6 +16,7 @@ from hekaton.client import Client
 from hekaton.errors import HekatonError, InvalidArgument
 from hekaton.policy.live import live_policy
 
+DEFAULT_HTTP = "127.0.0.1:8000"
 LISTEN = re.compile(r"unix:.+|.+:\d+")
 
 
@@ -30,6 +31,9 @@ def up(
     dtype: Annotated[str, typer.Option(help="Of these models: float32, bfloat16, float16; their own if empty.")] = "",
     routers: Annotated[int, typer.Option(min=1, max=64, help="Routers; the first one listens at --listen.")] = 1,
     listen: Annotated[str, typer.Option(help="The first router's address.")] = DEFAULT_ADDRESS,
+    http_listen: Annotated[
+        str, typer.Option(help="The first router's OpenAI-compatible HTTP API; '' turns it off.")
+    ] = DEFAULT_HTTP,
     redis_url: Annotated[str, typer.Option(help="An external Redis; an embedded server if empty.")] = "",
     data_dir: Annotated[
         Path | None, typer.Option(help="Where the embedded Redis keeps its data; it forgets all without.")
@@ -47,10 +51,9 @@ def up(
     byte_size(device_memory, "--device-memory")
     if host_memory:
         byte_size(host_memory, "--host-memory")
-    if not LISTEN.fullmatch(listen):
-        raise typer.BadParameter(
-            f"{listen!r} is no address: say HOST:PORT; port 0 takes a free one", param_hint="--listen"
-        )
+    _check_address(listen, "--listen")
+    if http_listen:
+        _check_address(http_listen, "--http-listen")
     named = [_named(model) for model in models or []]
     options = StackOptions(
         device=device,
@@ -58,6 +61,7 @@ def up(
         workers=workers,
         routers=routers,
         listen=listen,
+        http_listen=http_listen,
         redis_url=redis_url,
         data_dir=data_dir,
         shm_dir=shm_dir,
@@ -69,6 +73,11 @@ def up(
         log_dir=log_dir,
     )
     run(_up(options, named, dtype))
+
+
+def _check_address(address: str, flag: str) -> None:
+    if not LISTEN.fullmatch(address):
+        raise typer.BadParameter(f"{address!r} is no address: say HOST:PORT; port 0 takes a free one", param_hint=flag)
 
 
 def _policy_options(policy: str, given: list[str] | None, workers: int) -> dict[str, float]:
@@ -149,4 +158,6 @@ def _welcome(stack: Stack, options: StackOptions, names: list[str]) -> None:
         console.print(f"  hekaton models add NAME DIRECTORY{address}")
     console.print(f"  hekaton generate {model} 'The capital of France is'{address}", markup=False)
     console.print(f"  hekaton pool --watch{address}")
+    if stack.http_address:
+        console.print(f"\nFor clients of the OpenAI API: base_url http://{stack.http_address}/v1, any api_key")
     console.print("Ctrl-C stops it.")

@@ -2,12 +2,14 @@
 
 import grpc
 import grpc.aio
+import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from hekaton import errors
 from hekaton.errors import DOMAIN, HekatonError, RemoteError, StaleTerm
 
+log = structlog.get_logger(__name__)
 STATUS_KEY = "grpc-status-details-bin"
 NEWEST_TERM = "newest_term"
 CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -29,6 +31,16 @@ def to_trailers(error: HekatonError) -> tuple[tuple[str, bytes], ...]:
         packed.Pack(detail)
         status.details.append(packed)
     return ((STATUS_KEY, status.SerializeToString()),)
+
+
+def known_error(error: Exception, method: str) -> HekatonError:
+    """What a caller of `method` is told; of an error that nobody foresaw the log has the details."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return from_rpc_error(error)
+    if isinstance(error, HekatonError):
+        return error
+    log.error("unexpected error", method=method, exc_info=error)
+    return HekatonError("internal error; the service's log has the details")
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> HekatonError:

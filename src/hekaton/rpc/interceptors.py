@@ -5,7 +5,7 @@ handler must be `async def` (unary) or `async def … yield` (streaming).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from hekaton import telemetry
 from hekaton.errors import HekatonError
-from hekaton.rpc.errors import from_rpc_error, to_trailers
+from hekaton.rpc.errors import known_error, to_trailers
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -65,16 +65,16 @@ class _Scope:
             yield trace.INVALID_SPAN
             return
         parent = telemetry.context_from(self.traceparent)
-        with recorded_span(self.method, parent, SpanKind.SERVER) as span:
+        service, name = self.method.strip("/").split("/")
+        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+        with recorded_span(self.method.strip("/"), parent, SpanKind.SERVER, attributes) as span:
             yield span
 
 
 @contextmanager
-def recorded_span(method: str, parent: Any, kind: SpanKind) -> Iterator[trace.Span]:
+def recorded_span(name: str, parent: Any, kind: SpanKind, attributes: Mapping[str, str]) -> Iterator[trace.Span]:
     """A span that ends with the real status, cancellation included."""
-    service, name = method.strip("/").split("/")
-    attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
-    span = telemetry.tracer().start_span(method.strip("/"), parent, kind, attributes)
+    span = telemetry.tracer().start_span(name, parent, kind, attributes)
     code = grpc.StatusCode.OK
     try:
         with trace.use_span(span, end_on_exit=False, record_exception=False, set_status_on_exception=False):
@@ -122,12 +122,8 @@ def _streaming(scope: _Scope, handler: Callable[..., Any]) -> Any:
 async def _abort(method: str, error: Exception, context: Context) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    if isinstance(error, grpc.aio.AioRpcError):
-        error = from_rpc_error(error)
-    if not isinstance(error, HekatonError):
-        log.error("unexpected error", method=method, exc_info=error)
-        error = HekatonError("internal error; the service's log has the details")
-    await context.abort(error.code, error.message, to_trailers(error))
+    known = known_error(error, method)
+    await context.abort(known.code, known.message, to_trailers(known))
 
 
 class UnaryClientInterceptor(grpc.aio.UnaryUnaryClientInterceptor):

@@ -65,8 +65,7 @@ async def serving(
     """
     server = grpc.aio.server(interceptors=[ServerInterceptor()], options=_server_options(max_message_bytes))
     host = settings.listen.rsplit(":", 1)[0]
-    if not settings.insecure_listen and not _is_loopback(settings.listen):
-        raise InvalidArgument(f"listen={settings.listen} is not loopback: set insecure_listen to serve without TLS")
+    check_listen("listen", settings.listen, settings.insecure_listen)
     try:
         port = server.add_insecure_port(settings.listen)
     except RuntimeError as error:
@@ -106,6 +105,12 @@ def run(cls: type[S], main: Callable[[S, asyncio.Event], Awaitable[None]]) -> No
 async def _until_signalled(settings: S, main: Callable[[S, asyncio.Event], Awaitable[None]]) -> None:
     stop = asyncio.Event()
     await until_stopped(main(settings, stop), stop, settings.drain_timeout_s + LAST_RESORT_S)
+
+
+def check_listen(name: str, address: str, insecure: bool) -> None:
+    """Raises InvalidArgument for an address that others could reach, unless that was asked for."""
+    if not insecure and not _is_loopback(address):
+        raise InvalidArgument(f"{name}={address} is not loopback: set insecure_listen to serve without TLS")
 
 
 def new_id(prefix: str) -> str:

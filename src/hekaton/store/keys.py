@@ -14,6 +14,8 @@ class Kind(StrEnum):
     WORKER = "worker"
     MEMORY = "memory"
     ROUTER = "router"
+    HTTP = "http"
+    """Routers too: where their HTTP API is."""
     SCHEDULER = "scheduler"
 
 

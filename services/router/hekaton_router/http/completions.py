@@ -1,0 +1,106 @@
+"""POST /v1/chat/completions and /v1/completions: each an ASGI application of its own."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Generic, Protocol
+
+import structlog
+from opentelemetry.trace import SpanKind
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from hekaton import telemetry
+from hekaton.config import RouterSettings
+from hekaton.rpc.errors import known_error
+from hekaton.rpc.interceptors import recorded_span
+from hekaton.v1 import inference_pb2 as pb
+from hekaton_router.http.dialect import Dialect, Progress
+from hekaton_router.http.errors import body_of, response_of
+from hekaton_router.http.exchange import EventStream, attended, read_body
+from hekaton_router.http.replies import ChatChunk, TextReply
+from hekaton_router.http.translate import C, parse
+
+
+class Generator(Protocol):
+    """The router's one way to generate: what the gRPC service does, with the budget in seconds."""
+
+    def generate(self, request: pb.GenerateRequest, budget_s: float) -> AsyncGenerator[pb.GenerateResponse]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionEndpoint(Generic[C]):
+    settings: RouterSettings
+    generator: Generator
+    form: type[C]
+    translate: Callable[[C], pb.GenerateRequest]
+    dialect: Dialect
+    operation: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            try:
+                body = parse(self.form, await read_body(request, self.settings.max_message_bytes))
+                await attended(receive, self._serve(request, body, send))
+            except ClientDisconnect:
+                return
+        except Exception as error:
+            await response_of(known_error(error, request.url.path))(scope, receive, send)
+
+    async def _serve(self, request: Request, body: C, send: Send) -> None:
+        parent = telemetry.context_from(request.headers.get(telemetry.TRACEPARENT, ""))
+        attributes = {"http.request.method": "POST", "url.path": request.url.path}
+        if body.user:
+            attributes[telemetry.USER] = body.user
+            structlog.contextvars.bind_contextvars(user=body.user)
+        with recorded_span(f"{self.operation} {body.model}", parent, SpanKind.SERVER, attributes):
+            budget_s = min(body.deadline_s or self.settings.default_deadline_s, self.settings.max_deadline_s)
+            async with aclosing(self.generator.generate(self.translate(body), budget_s)) as events:
+                # The first event is the acceptance: what is refused before it gets a status of its own.
+                progress = Progress(body.model, body.n or 1, (await anext(events)).accepted)
+                if body.stream:
+                    await self._stream(request, body, events, progress, send)
+                else:
+                    await self._whole(request, events, progress, send)
+
+    async def _whole(
+        self, request: Request, events: AsyncIterator[pb.GenerateResponse], progress: Progress, send: Send
+    ) -> None:
+        async for event in events:
+            if event.HasField("tokens"):
+                progress.take(event.tokens)
+            else:
+                progress.end(event.finished)
+        reply = self.dialect.whole(progress).model_dump_json()
+        headers = {"x-request-id": progress.accepted.request_id}
+        response = Response(reply, media_type="application/json", headers=headers)
+        await response(request.scope, request.receive, send)
+
+    async def _stream(
+        self, request: Request, body: C, events: AsyncIterator[pb.GenerateResponse], progress: Progress, send: Send
+    ) -> None:
+        stream = EventStream(send, progress.accepted.request_id)
+        try:
+            for opening in self.dialect.openings(progress):
+                await stream.event(_json(opening))
+            async for event in events:
+                await stream.event(_json(self._chunk(event, progress)))
+            if body.stream_options and body.stream_options.include_usage:
+                await stream.event(_json(self.dialect.bill(progress)))
+            await stream.done()
+        except Exception as error:
+            # The status has been sent: the error comes as an event, and no [DONE] follows.
+            await stream.event(_json(body_of(known_error(error, request.url.path))))
+            await stream.close()
+
+    def _chunk(self, event: pb.GenerateResponse, progress: Progress) -> ChatChunk | TextReply:
+        if event.HasField("tokens"):
+            return self.dialect.piece(progress, event.tokens)
+        return self.dialect.closing(progress, event.finished)
+
+
+def _json(message: BaseModel) -> str:
+    return message.model_dump_json()

@@ -1,0 +1,137 @@
+"""A generation in the words of chat completions, or of text completions."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from hekaton import facts
+from hekaton.rpc import convert
+from hekaton.v1 import inference_pb2 as pb
+from hekaton_router.http.replies import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatReply,
+    Delta,
+    FinishReason,
+    TextChoice,
+    TextReply,
+    Usage,
+)
+
+REASONS: dict[facts.FinishReason, FinishReason] = {
+    facts.FinishReason.STOP: "stop",
+    facts.FinishReason.LENGTH: "length",
+}
+
+
+@dataclass(slots=True)
+class Progress:
+    """What has come of a generation."""
+
+    model: str
+    choices: int
+    accepted: pb.Accepted
+    created: int = field(default_factory=lambda: int(time.time()))
+    texts: dict[int, list[str]] = field(default_factory=dict)
+    reasons: dict[int, FinishReason] = field(default_factory=dict)
+    completion_tokens: int = 0
+
+    def take(self, tokens: pb.Tokens) -> None:
+        self.texts.setdefault(tokens.choice, []).append(tokens.text)
+
+    def end(self, finished: pb.Finished) -> FinishReason:
+        reason = self.reasons[finished.choice] = REASONS[convert.finish_from_pb(finished.reason)]
+        self.completion_tokens += finished.stats.completion_tokens
+        return reason
+
+    def usage(self) -> Usage:
+        prompt_tokens = self.accepted.prompt_tokens
+        return Usage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            total_tokens=prompt_tokens + self.completion_tokens,
+        )
+
+    def text(self, choice: int) -> str:
+        return "".join(self.texts.get(choice, ()))
+
+
+class Dialect(Protocol):
+    """How one kind of completion is said. Chunks without choices carry the usage only."""
+
+    def whole(self, progress: Progress) -> ChatReply | TextReply: ...
+
+    def openings(self, progress: Progress) -> list[ChatChunk]: ...
+
+    def piece(self, progress: Progress, tokens: pb.Tokens) -> ChatChunk | TextReply: ...
+
+    def closing(self, progress: Progress, finished: pb.Finished) -> ChatChunk | TextReply: ...
+
+    def bill(self, progress: Progress) -> ChatChunk | TextReply: ...
+
+
+class ChatDialect:
+    def whole(self, progress: Progress) -> ChatReply:
+        choices = [
+            ChatChoice(index=index, message=AssistantMessage(content=progress.text(index)), finish_reason=reason)
+            for index, reason in sorted(progress.reasons.items())
+        ]
+        return ChatReply(
+            id=self._id(progress),
+            created=progress.created,
+            model=progress.model,
+            choices=choices,
+            usage=progress.usage(),
+        )
+
+    def openings(self, progress: Progress) -> list[ChatChunk]:
+        opening = Delta(role="assistant", content="")
+        return [self._chunk(progress, ChatChunkChoice(index=index, delta=opening)) for index in range(progress.choices)]
+
+    def piece(self, progress: Progress, tokens: pb.Tokens) -> ChatChunk:
+        return self._chunk(progress, ChatChunkChoice(index=tokens.choice, delta=Delta(content=tokens.text)))
+
+    def closing(self, progress: Progress, finished: pb.Finished) -> ChatChunk:
+        reason = progress.end(finished)
+        return self._chunk(progress, ChatChunkChoice(index=finished.choice, delta=Delta(), finish_reason=reason))
+
+    def bill(self, progress: Progress) -> ChatChunk:
+        return self._chunk(progress).model_copy(update={"usage": progress.usage()})
+
+    def _chunk(self, progress: Progress, *choices: ChatChunkChoice) -> ChatChunk:
+        return ChatChunk(id=self._id(progress), created=progress.created, model=progress.model, choices=list(choices))
+
+    def _id(self, progress: Progress) -> str:
+        return f"chatcmpl-{progress.accepted.request_id}"
+
+
+class TextDialect:
+    def whole(self, progress: Progress) -> TextReply:
+        choices = [
+            TextChoice(index=index, text=progress.text(index), finish_reason=reason)
+            for index, reason in sorted(progress.reasons.items())
+        ]
+        return self._reply(progress, *choices).model_copy(update={"usage": progress.usage()})
+
+    def openings(self, progress: Progress) -> list[ChatChunk]:
+        return []
+
+    def piece(self, progress: Progress, tokens: pb.Tokens) -> TextReply:
+        return self._reply(progress, TextChoice(index=tokens.choice, text=tokens.text))
+
+    def closing(self, progress: Progress, finished: pb.Finished) -> TextReply:
+        reason = progress.end(finished)
+        return self._reply(progress, TextChoice(index=finished.choice, text="", finish_reason=reason))
+
+    def bill(self, progress: Progress) -> TextReply:
+        return self._reply(progress).model_copy(update={"usage": progress.usage()})
+
+    def _reply(self, progress: Progress, *choices: TextChoice) -> TextReply:
+        return TextReply(
+            id=f"cmpl-{progress.accepted.request_id}",
+            created=progress.created,
+            model=progress.model,
+            choices=list(choices),
+        )

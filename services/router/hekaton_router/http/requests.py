@@ -1,0 +1,111 @@
+"""What a client may send: OpenAI's fields that are honoured, and hekaton's own. Any other field is refused by name."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+MAX_MESSAGES = 2048
+MAX_USER_CHARS = 256
+MAX_SLO_S = 86_400.0
+MAX_SEED = (1 << 63) - 1
+Uint32 = Annotated[int, Field(ge=0, lt=1 << 32)]
+TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class Body(BaseModel):
+    # Strict, so that "3" is no number and true is no 1.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: str
+
+
+class Message(Body):
+    role: Literal["system", "developer", "user", "assistant"] = Field(description="developer means system")
+    content: str | list[TextPart] = Field(description="several parts are joined without anything between them")
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class StreamOptions(Body):
+    include_usage: bool = Field(False, description="one more chunk, without choices, with the usage")
+
+
+class ResponseFormat(Body):
+    type: Literal["text"]
+
+
+class Slo(Body):
+    """Token i, counted from 0, is due at acceptance + ttft_s + i * tbt_s."""
+
+    ttft_s: float | None = Field(
+        None, gt=0, le=MAX_SLO_S, description="seconds to the first token; the model's own if unset"
+    )
+    tbt_s: float | None = Field(
+        None, gt=0, le=MAX_SLO_S, description="seconds from token to token; the model's own if unset"
+    )
+
+
+class Completion(Body):
+    """The fields that both kinds of completion have."""
+
+    model: Name
+    temperature: float = Field(1.0, description="0 is greedy")
+    top_p: float | None = None
+    seed: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="randomness depends on (seed, position) alone; drawn if unset"
+    )
+    max_tokens: Uint32 | None = Field(None, description="the router's default if unset")
+    n: Uint32 | None = Field(None, description="so many answers, each with randomness of its own")
+    stop: str | list[str] = Field([], description="texts that end the generation; they are not part of the answer")
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[TokenId, float] = Field({}, description="added to the logits of these token ids")
+    stream: bool = False
+    stream_options: StreamOptions | None = Field(None, description="only with stream")
+    user: str | None = Field(None, max_length=MAX_USER_CHARS, description="named in this request's logs and span")
+    top_k: Uint32 | None = Field(None, description="hekaton: keep so many of the likeliest tokens; 0 keeps all")
+    min_p: float | None = Field(None, description="hekaton: keep tokens at least this part as likely as the likeliest")
+    repetition_penalty: float | None = Field(None, description="hekaton: of tokens in prompt and output; 1 is none")
+    min_tokens: Uint32 | None = Field(None, description="hekaton: no end before so many tokens")
+    stop_token_ids: list[Uint32] = Field([], description="hekaton: tokens that end the generation")
+    ignore_eos: bool = Field(False, description="hekaton: go on past the model's end-of-sequence tokens")
+    slo: Slo | None = Field(None, description="hekaton: overrides the model's latency objective")
+    deadline_s: float | None = Field(None, gt=0, description="hekaton: the whole request ends by then")
+    request_id: str | None = Field(
+        None, description="hekaton: a request of the same id is admitted once; drawn if unset"
+    )
+
+    @model_validator(mode="after")
+    def _streamed(self) -> "Completion":
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is only allowed with stream: true")
+        return self
+
+
+class ChatCompletion(Completion):
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    max_completion_tokens: Uint32 | None = Field(None, description="the same as max_tokens; send one of them")
+    response_format: ResponseFormat | None = None
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> "ChatCompletion":
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("max_tokens and max_completion_tokens mean the same: send one of them")
+        return self
+
+
+class TextCompletion(Completion):
+    prompt: str | list[Uint32] | list[str] = Field(description="a text, or the ids of its tokens")
+
+    @field_validator("prompt")
+    @classmethod
+    def _single(cls, prompt: str | list[int] | list[str]) -> str | list[int] | list[str]:
+        if isinstance(prompt, list) and len(prompt) > 1 and isinstance(prompt[0], str):
+            raise ValueError("one prompt a request: send the others in requests of their own")
+        return prompt
