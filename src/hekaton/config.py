@@ -68,6 +68,7 @@ class RouterSettings(Settings):
     default_ttft_s: float = Field(10.0, gt=0, description="objective of models registered without one")
     default_tbt_s: float = Field(0.1, gt=0)
     max_queued_requests: int = Field(10_000, ge=1, description="accepted and not yet placed, over all routers")
+    max_resume_window_s: float = Field(600.0, gt=0, description="how long a request may go on without its client")
     redis_wait_s: float = Field(15.0, ge=0, description="how long new requests wait for a Redis that is away")
     http_listen: str = Field("", description="address of the OpenAI-compatible API, e.g. 127.0.0.1:8000; off if empty")
     max_message_bytes: ByteSize = Field(ByteSize(4 << 20), description="largest request message")

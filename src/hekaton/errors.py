@@ -118,6 +118,20 @@ class Diverged(HekatonError):
     reason = "DIVERGED"
 
 
+class ResumedElsewhere(HekatonError):
+    """Another connection reads the request now."""
+
+    code = grpc.StatusCode.ABORTED
+    reason = "RESUMED_ELSEWHERE"
+
+
+class NotResumable(HekatonError):
+    """A request that does not go on without its client."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "NOT_RESUMABLE"
+
+
 class EngineFailed(HekatonError):
     """The engine could not do what was asked of it; the request is at fault or the device is."""
 

@@ -4,6 +4,9 @@ Plain frozen dataclasses; `msgspec` turns them into JSON (Redis) and MessagePack
 Protobuf stays on the wire: `hekaton.rpc.convert` translates at the edge.
 """
 
+import struct
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -126,6 +129,8 @@ class RequestRecord:
     """Budget from acceptance to the terminal event."""
     trace_context: str = ""
     """W3C traceparent of the router's span."""
+    resume_window_s: float = 0.0
+    """How long it goes on without a client; 0: it is cancelled when its client is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +180,8 @@ class TurnRecord:
     steps: int
     tokens: int
     preempted_request_ids: tuple[str, ...]
+
+
+def token_crc(token_ids: Sequence[int], crc: int = 0) -> int:
+    """CRC-32 of token ids, four bytes each, little-endian; goes on after `crc`. A client and a router compare it."""
+    return zlib.crc32(struct.pack(f"<{len(token_ids)}I", *token_ids), crc)

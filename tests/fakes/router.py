@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -22,7 +22,7 @@ from hekaton.v1 import inference_pb2_grpc, models_pb2_grpc, pool_pb2_grpc
 from hekaton_router.service import main
 
 T = TypeVar("T")
-GenerateCall = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]
+GenerateCall = grpc.aio.UnaryStreamCall[Any, Any]
 
 
 class RouterClient:
@@ -53,7 +53,7 @@ class Stream:
         self.text = ""
 
     async def accepted(self) -> pb.Accepted:
-        response = await anext(aiter(self.call))
+        response: pb.GenerateResponse | pb.ResumeResponse = await anext(aiter(self.call))
         assert response.WhichOneof("event") == "accepted"
         return response.accepted
 
@@ -65,6 +65,7 @@ class Stream:
     async def finished(self) -> pb.Finished:
         """Reads to the end. Raises the router's typed error."""
         try:
+            response: pb.GenerateResponse | pb.ResumeResponse
             async for response in self.call:
                 if response.HasField("finished"):
                     return response.finished

@@ -29,6 +29,10 @@ class ScriptedInference(inference_pb2_grpc.InferenceServiceServicer):
         finally:
             self.cancelled.set()
 
+    async def Resume(self, request: object, context: object) -> AsyncIterator[inference_pb2.ResumeResponse]:
+        self.on_call()
+        yield inference_pb2.ResumeResponse(tokens=inference_pb2.Tokens())
+
     async def Cancel(self, request: object, context: object) -> inference_pb2.CancelResponse:
         self.on_call()
         return inference_pb2.CancelResponse(cancelled=True)

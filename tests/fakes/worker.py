@@ -9,6 +9,7 @@ import grpc.aio
 from redis.asyncio import Redis
 
 from hekaton.errors import HekatonError
+from hekaton.facts import RequestState, RequestStats
 from hekaton.rpc.interceptors import Context
 from hekaton.store.keys import Kind
 from hekaton.store.queue import Queue
@@ -38,6 +39,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self._queue = Queue(redis, "test")
         self._routers: dict[str, str] = {}
         self._held: dict[str, int] = {}
+        self._kept: set[str] = set()
         self._streams: dict[str, Outgoing] = {}
 
     async def take(self, *, term: int = 1) -> str:
@@ -47,6 +49,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         stored = await self._store.load(request_id)
         assert epoch is not None
         assert stored is not None
+        if stored.summary.record.resume_window_s:
+            self._kept.add(request_id)
         self.hold(request_id, epoch, stored.summary.record.router_id)
         return request_id
 
@@ -72,6 +76,18 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         stats = common_pb2.RequestStats(completion_tokens=tokens, worker_id=self.status.worker_id)
         self._end(request_id, pb.Ended(reason=common_pb2.FINISH_REASON_STOP, stats=stats))
 
+    async def write_end(self, request_id: str, token_ids: Sequence[int]) -> None:
+        """Writes FINISHED to the store, as a worker does before it tells the router."""
+        stats = RequestStats(5, len(token_ids), 0, self._held[request_id], 0, self.status.worker_id)
+        await self._store.finish(
+            request_id,
+            self._held[request_id],
+            RequestState.FINISHED,
+            reason="stop",
+            stats=stats,
+            produced=token_ids,
+        )
+
     def fail(self, request_id: str, error: HekatonError) -> None:
         self._end(request_id, pb.Ended(code=error.code.value[0], error=error.message, error_reason=error.reason))
 
@@ -96,7 +112,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             if self._routers[request_id] == router_id:
                 self._announce(request_id)
         async with asyncio.TaskGroup() as group:
-            reader = group.create_task(self._read(messages))
+            reader = group.create_task(self._read(messages, router_id))
             try:
                 while message := await outgoing.get():
                     await context.write(message)
@@ -121,15 +137,19 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         async for _ in commands:
             yield pb.ControlResponse(state=self.report)
 
-    async def _read(self, messages: AsyncIterator[pb.StreamTokensRequest]) -> None:
+    async def _read(self, messages: AsyncIterator[pb.StreamTokensRequest], router_id: str) -> None:
         async for message in messages:
             if message.HasField("cancel"):
                 self.cancelled.put_nowait(message.cancel.request_id)
+            elif message.HasField("adopt"):
+                self._routers[message.adopt.request_id] = router_id
+                self._announce(message.adopt.request_id)
             else:
                 self.produced.put_nowait(message.produced)
 
     def _announce(self, request_id: str) -> None:
-        assigned = pb.Assigned(request_id=request_id, epoch=self._held[request_id])
+        kept = request_id in self._kept
+        assigned = pb.Assigned(request_id=request_id, epoch=self._held[request_id], kept=kept)
         self._send(self._routers[request_id], pb.StreamTokensResponse(assigned=assigned))
 
     def _end(self, request_id: str, ended: pb.Ended) -> None:

@@ -12,6 +12,7 @@ from hekaton.v1 import common_pb2, inference_pb2
 
 KV_BLOCK_TOKENS = 16
 MAX_SLO_S = 86_400.0
+DEFAULT_RESUME_WINDOW_S = 60.0
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 EMULATED = "emulated"
 
@@ -55,6 +56,18 @@ def decide_slo(message: common_pb2.Slo, default: Slo) -> Slo:
         if not 0 < value <= MAX_SLO_S:
             raise InvalidArgument(f"slo.{name} must be above 0 s and at most {MAX_SLO_S:g} s, not {value:g} s")
     return slo
+
+
+def decide_resume_window_s(request: inference_pb2.GenerateRequest, most_s: float) -> float:
+    """How long the request goes on without its client; 0 if it does not."""
+    if request.on_disconnect != inference_pb2.ON_DISCONNECT_KEEP:
+        return 0.0
+    if not request.HasField("resume_window"):
+        return min(DEFAULT_RESUME_WINDOW_S, most_s)
+    window_s = convert.seconds(request.resume_window)
+    if not 0 < window_s <= most_s:
+        raise InvalidArgument(f"resume_window must be above 0 s and at most {most_s:g} s, not {window_s:g} s")
+    return window_s
 
 
 def kv_bytes(spec: ModelSpec, tokens: int) -> int:

@@ -9,8 +9,8 @@ from opentelemetry import trace
 
 from hekaton import telemetry
 from hekaton.config import RouterSettings
-from hekaton.errors import InvalidArgument
-from hekaton.facts import RequestRecord
+from hekaton.errors import Diverged, HekatonError, InvalidArgument
+from hekaton.facts import RequestRecord, token_crc
 from hekaton.rpc import convert
 from hekaton.rpc.interceptors import Context
 from hekaton.v1 import inference_pb2 as pb
@@ -18,7 +18,7 @@ from hekaton.v1 import inference_pb2_grpc
 from hekaton_router import admission
 from hekaton_router.detokenizer import Decoding, Detokenizer
 from hekaton_router.intake import Intake
-from hekaton_router.keeper import Keeper
+from hekaton_router.keeper import Keeper, Reading
 from hekaton_router.live import LiveRequest
 
 log = structlog.get_logger(__name__)
@@ -42,16 +42,35 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         admitted = await self._intake.admit(request, ends_s)
         record = admitted.record
         _describe(record)
-        with self._keeper.hold(record, ends_s) as live:
-            await self._keeper.accept(live, admitted.prompt, ends_s - clock())
+        with self._keeper.hold(record, ends_s) as reading:
+            await self._keeper.accept(reading.live, admitted.prompt, ends_s - clock())
             log.info("accepted", model=record.model, prompt_tokens=record.prompt_tokens)
             yield pb.GenerateResponse(accepted=_accepted(record))
-            output = Output(live, admitted.codec.decoding)
+            output = Output(reading, admitted.codec.decoding)
             while (tokens := await output.next()) is not None:
                 yield pb.GenerateResponse(tokens=tokens)
-            finished = live.outcome()
+            finished = reading.live.outcome()
             _conclude(finished)
             yield pb.GenerateResponse(finished=finished)
+
+    async def Resume(self, request: pb.ResumeRequest, context: Context) -> AsyncIterator[pb.ResumeResponse]:
+        admission.check_request_id(request.request_id)
+        budget_s = self._budget_s(context)
+        async with self._keeper.resume(request.request_id, budget_s) as reading:
+            live, record = reading.live, reading.live.record
+            _describe(record)
+            entry, spec = await self._intake.model(record.model, budget_s)
+            codec = await self._intake.tokenizers.get(entry, spec)
+            yield pb.ResumeResponse(accepted=_accepted(record))
+            while len(live.token_ids) < request.next_index and not live.end:
+                await live.more(len(live.token_ids), reading.reader)
+            check_prefix(live, request)
+            output = Output(reading, codec.decoding, request.next_index, request.text_chars)
+            while (tokens := await output.next()) is not None:
+                yield pb.ResumeResponse(tokens=tokens)
+            finished = live.outcome()
+            _conclude(finished)
+            yield pb.ResumeResponse(finished=finished)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         admission.check_request_id(request.request_id)
@@ -81,26 +100,39 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 class Output:
     """What a client reads of a live request: all that came since it read last, in one message."""
 
-    def __init__(self, live: LiveRequest, decoding: Decoding) -> None:
-        self._live = live
+    def __init__(self, reading: Reading, decoding: Decoding, sent: int = 0, sent_chars: int = 0) -> None:
+        """`sent` tokens and `sent_chars` characters of their text have been delivered before."""
+        self._live, self._reader = reading
         self._detokenizer = Detokenizer(decoding)
-        self._sent = 0
+        self._sent = sent
+        self._text = self._detokenizer.resume(self._live.token_ids[:sent], sent_chars)
         self._closed = False
 
     async def next(self) -> pb.Tokens | None:
         """Waits for tokens; None after the last ones."""
         if self._closed:
             return None
-        await self._live.more(self._sent)
+        await self._live.more(self._sent, self._reader)
         first, token_ids = self._sent, self._live.token_ids[self._sent :]
         self._sent += len(token_ids)
-        text = self._detokenizer.push(token_ids)
+        text, self._text = self._text + self._detokenizer.push(token_ids), ""
         if self._live.end:
             self._closed = True
             text += self._detokenizer.flush()
         if not token_ids and not text:
             return None
         return pb.Tokens(first_index=first, token_ids=token_ids, text=text)
+
+
+def check_prefix(live: LiveRequest, request: pb.ResumeRequest) -> None:
+    """That the client has what this output begins with. Raises Diverged, or what ended the request before."""
+    if len(live.token_ids) < request.next_index and isinstance(live.end, HekatonError):
+        raise live.end
+    known = live.token_ids[: request.next_index]
+    if len(known) < request.next_index or token_crc(known) != request.token_crc:
+        raise Diverged(
+            f"request {request.request_id} does not begin with the tokens that were delivered: send it again"
+        )
 
 
 def _accepted(record: RequestRecord) -> pb.Accepted:

@@ -95,6 +95,7 @@ class Intake:
             slo=admission.decide_slo(request.slo, entry.slo),
             deadline_s=_left_s(ends_s),
             trace_context=telemetry.current_traceparent(),
+            resume_window_s=admission.decide_resume_window_s(request, self.settings.max_resume_window_s),
         )
 
 

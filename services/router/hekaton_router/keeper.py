@@ -1,9 +1,10 @@
 """The life of a request between its acceptance and its end, as its router sees it."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 
@@ -13,14 +14,17 @@ from hekaton.errors import (
     DeadlineExceeded,
     HekatonError,
     ModelNotFound,
+    NotResumable,
     RequestNotFound,
+    ResumedElsewhere,
     StoreUnavailable,
+    Unavailable,
     WorkerLost,
 )
 from hekaton.facts import FinishReason, RequestRecord, RequestState
 from hekaton.rpc import convert
 from hekaton.rpc.errors import from_reason
-from hekaton.store.records import RequestSummary
+from hekaton.store.records import Holder, RequestSummary, StoredRequest, Unreadable
 from hekaton.store.requests import Requests
 from hekaton.tasks import forever
 from hekaton.v1.inference_pb2 import Finished
@@ -33,10 +37,25 @@ log = structlog.get_logger(__name__)
 CHECKPOINT_S = 1.0
 
 
+class Reading(NamedTuple):
+    """A request, and which of its connections reads it here."""
+
+    live: LiveRequest
+    reader: int
+
+
 class Keeper:
     def __init__(
-        self, store: Requests, live: LiveRequests, links: Links, chores: Chores, patience: Patience, max_queued: int
+        self,
+        router_id: str,
+        store: Requests,
+        live: LiveRequests,
+        links: Links,
+        chores: Chores,
+        patience: Patience,
+        max_queued: int,
     ) -> None:
+        self._router_id = router_id
         self._store = store
         self._live = live
         self._links = links
@@ -45,20 +64,83 @@ class Keeper:
         self._max_queued = max_queued
 
     @contextmanager
-    def hold(self, record: RequestRecord, ends_s: float) -> Iterator[LiveRequest]:
-        """Takes in a request's output until the end of the block or `ends_s` on the event loop's clock.
+    def hold(self, record: RequestRecord, ends_s: float) -> Iterator[Reading]:
+        """Takes in a request's output until `ends_s` on the event loop's clock, or until its client is gone for good.
 
         A request that has not ended by then is cancelled wherever it is. Raises AlreadyExists.
         """
         live = self._live.add(record)
-        timer = asyncio.get_running_loop().call_at(ends_s, self._expire, live)
+        self._expire_at(live, ends_s)
+        with self._reading(live) as reading:
+            yield reading
+
+    @asynccontextmanager
+    async def resume(self, request_id: str, budget_s: float) -> AsyncIterator[Reading]:
+        """A request whose client has come back, here or from another router. Its older connection ends.
+
+        Raises RequestNotFound, NotResumable, or StoreUnavailable when Redis stays away.
+        """
+        live = self._live.get(request_id)
+        if live is None:
+            live = await self._patience.run(partial(self._adopt, request_id), budget_s)
+        if not live.record.resume_window_s:
+            raise NotResumable(f"request {request_id} ends with its connection: send such with ON_DISCONNECT_KEEP")
+        with self._reading(live) as reading:
+            yield reading
+
+    @contextmanager
+    def _reading(self, live: LiveRequest) -> Iterator[Reading]:
+        reader = live.attach()
         try:
-            yield live
+            yield Reading(live, reader)
         finally:
-            timer.cancel()
-            self._live.remove(live)
+            window_s = live.record.resume_window_s if live.accepted else 0.0
+            if reader == live.reader and window_s:
+                asyncio.get_running_loop().call_later(window_s, self._release, live, reader)
+            else:
+                self._release(live, reader)
+
+    def _release(self, live: LiveRequest, reader: int) -> None:
+        """Nobody reads it any more, unless somebody has come back."""
+        if reader == live.reader:
+            self._drop(live)
             if not live.end:
                 self._give_up(live)
+
+    def _drop(self, live: LiveRequest) -> None:
+        self._live.remove(live)
+        if live.timer:
+            live.timer.cancel()
+
+    def _expire_at(self, live: LiveRequest, ends_s: float) -> None:
+        live.timer = asyncio.get_running_loop().call_at(ends_s, self._expire, live)
+
+    async def _adopt(self, request_id: str) -> LiveRequest:
+        """A request of another router, or one that has ended."""
+        stored = await self._store.load(request_id)
+        if stored is None:
+            raise RequestNotFound(f"request {request_id} is not known; it ended long ago or never was")
+        summary = stored.summary
+        if not summary.state.terminal and summary.record.resume_window_s:
+            holder = await self._store.adopt(request_id, self._router_id)
+            if holder.state.terminal:
+                return await self._adopt(request_id)
+            return self._live.get(request_id) or self._take_in(stored, holder)
+        live = LiveRequest(summary.record, stored.produced)
+        if summary.state.terminal:
+            live.stop(_end_of(live, stored))
+        return live
+
+    def _take_in(self, stored: StoredRequest, holder: Holder) -> LiveRequest:
+        """A live request whose tokens come here from now on; those that are not in the store come from its worker."""
+        summary = stored.summary
+        live = self._live.add(summary.record, stored.produced)
+        now_s = asyncio.get_running_loop().time()
+        live.accepted, live.prompt, live.accepted_s = True, stored.prompt, now_s - summary.age_s
+        self._expire_at(live, live.accepted_s + summary.record.deadline_s)
+        log.info("request resumed", request_id=summary.record.request_id, from_router_id=summary.router_id)
+        self._links.adopt(summary.record.request_id, holder.worker_id)
+        return live
 
     async def accept(self, live: LiveRequest, prompt: list[int], budget_s: float) -> None:
         """Puts a request that is held into the store; from then on it is not lost.
@@ -97,9 +179,9 @@ class Keeper:
                 raise
             self._end(live, _cancelled(request_id))
             return True
-        if result.previous.terminal:
+        if result.state.terminal:
             return False
-        self._links.cancel(request_id, result.worker_id)
+        self._links.cancel(request_id, result.worker_id, own=False)
         if live:
             live.stop(_cancelled(request_id))
         return True
@@ -116,9 +198,13 @@ class Keeper:
         return CHECKPOINT_S
 
     def abandon(self) -> None:
-        """Cancels every request that is still held: the router stops."""
+        """The router stops: ends every connection, and every request whose client cannot come back."""
         for live in self._live:
-            self._end(live, Cancelled("the router stopped: send the request again"))
+            if live.record.resume_window_s:
+                self._drop(live)
+                live.stop(Unavailable("the router stopped: resume at another one"))
+            else:
+                self._end(live, Cancelled("the router stopped: send the request again"))
 
     async def _checkpoint(self) -> None:
         grown = [live for live in self._live if live.epoch and len(live.token_ids) > live.stored_tokens]
@@ -131,17 +217,24 @@ class Keeper:
 
     async def _ask(self, quiet: list[LiveRequest]) -> None:
         """Asks the store for requests that have produced nothing for a while."""
-        states = await self._store.states([live.record.request_id for live in quiet])
-        ended = [name for name, state in states.items() if state.terminal]
-        summaries = await self._store.peek(ended) if ended else {}
+        known = await self._store.states([live.record.request_id for live in quiet])
         for live in quiet:
-            state = states.get(live.record.request_id)
+            state, router_id = known.get(live.record.request_id, (None, ""))
             if state is None:
                 await self._put_back(live)
             elif state.terminal:
-                self._take_over(live, state, summaries.get(live.record.request_id))
-            else:
-                live.seen_ended = False
+                await self._take_over(live, state)
+            elif router_id != self._router_id:
+                self._drop(live)
+                live.stop(ResumedElsewhere(f"request {live.record.request_id} goes on at router {router_id}"))
+            elif not live.epoch and live.record.router_id != self._router_id:
+                await self._ask_again(live)
+
+    async def _ask_again(self, live: LiveRequest) -> None:
+        """An adopted request that was moving when its worker was asked for it."""
+        request_id = live.record.request_id
+        if summary := (await self._store.peek([request_id])).get(request_id):
+            self._links.adopt(request_id, summary.worker_id)
 
     async def _put_back(self, live: LiveRequest) -> None:
         """Redis has come back without this request."""
@@ -149,17 +242,27 @@ class Keeper:
             return
         age_s = asyncio.get_running_loop().time() - live.accepted_s
         log.warning("put back into an emptied store", request_id=live.record.request_id, epoch=live.epoch)
-        await self._store.put_back(live.record, live.prompt, live.token_ids, epoch=live.epoch, age_s=age_s)
+        await self._store.put_back(
+            live.record, live.prompt, live.token_ids, epoch=live.epoch, age_s=age_s, router_id=self._router_id
+        )
 
-    def _take_over(self, live: LiveRequest, state: RequestState, summary: RequestSummary | None) -> None:
+    async def _take_over(self, live: LiveRequest, state: RequestState) -> None:
         """An end that no worker told: cancelled at another router, or given up by the scheduler."""
+        request_id = live.record.request_id
         if state is RequestState.CANCELLED:
-            self._links.cancel(live.record.request_id, summary.worker_id if summary else live.worker_id)
-            live.stop(_cancelled(live.record.request_id))
+            self._links.cancel(request_id, live.worker_id)
+            live.stop(_cancelled(request_id))
         elif live.seen_ended:
-            live.stop(_end_of(live, summary))
+            live.stop(_end_of(live, await self._read(request_id)))
         # A worker that ended it says so soon, and says more than the store knows.
         live.seen_ended = True
+
+    async def _read(self, request_id: str) -> StoredRequest | None:
+        try:
+            return await self._store.load(request_id)
+        except Unreadable as error:
+            log.error(error.message, request_id=request_id)
+            return None
 
     async def _is_stored(self, record: RequestRecord) -> bool:
         """Whether an acceptance whose reply was lost has happened."""
@@ -178,22 +281,31 @@ class Keeper:
         """Cancels in the pool what this router does not want any more. Never waits: the caller may be cancelled."""
         self._links.cancel(live.record.request_id, live.worker_id)
         if live.accepted:
-            self._chores.add(partial(self._store.cancel, live.record.request_id))
+            self._chores.add(partial(self._store.cancel, live.record.request_id, self._router_id))
 
 
 def _cancelled(request_id: str) -> Cancelled:
     return Cancelled(f"request {request_id} was cancelled")
 
 
-def _end_of(live: LiveRequest, summary: RequestSummary | None) -> Finished | HekatonError:
-    if summary is None:
+def _end_of(live: LiveRequest, stored: StoredRequest | None) -> Finished | HekatonError:
+    """An end that the store knows. Takes the tokens that go with it."""
+    if stored is None:
         return HekatonError(f"request {live.record.request_id} failed: its record cannot be read; send it again")
-    return _failure(summary) if summary.state is RequestState.FAILED else _finished(live, summary)
+    match stored.summary.state:
+        case RequestState.FINISHED:
+            return _finished(live, stored)
+        case RequestState.CANCELLED:
+            return _cancelled(live.record.request_id)
+        case _:
+            return _failure(stored.summary)
 
 
-def _finished(live: LiveRequest, summary: RequestSummary) -> Finished | HekatonError:
+def _finished(live: LiveRequest, stored: StoredRequest) -> Finished | HekatonError:
     """An end that the worker wrote and could not tell."""
-    stats = summary.stats
+    summary, stats = stored.summary, stored.summary.stats
+    if len(stored.produced) > len(live.token_ids):
+        live.complete(stored.produced)
     if stats is None or stats.completion_tokens != len(live.token_ids):
         return WorkerLost(f"request {live.record.request_id}: its last tokens were lost with the worker: send it again")
     reason = convert.FINISH_TO_PB[FinishReason(summary.reason)]

@@ -37,10 +37,18 @@ class Link:
         self._delay_s = RETRY_MIN_S
         self._outgoing = Outgoing()
 
-    def cancel(self, request_id: str) -> None:
-        """Asks the worker to end a request. Lost if the link is down: the next announcement asks again."""
-        cancel = worker_pb2.CancelOnWorker(request_id=request_id)
+    def cancel(self, request_id: str, *, own: bool = True) -> None:
+        """Asks the worker to end a request; an `own` one only if its tokens come here.
+
+        Lost if the link is down: the next announcement asks again.
+        """
+        cancel = worker_pb2.CancelOnWorker(request_id=request_id, own=own)
         self._outgoing.put_nowait(worker_pb2.StreamTokensRequest(cancel=cancel))
+
+    def adopt(self, request_id: str) -> None:
+        """Asks the worker for the tokens of a request."""
+        adopt = worker_pb2.Adopt(request_id=request_id)
+        self._outgoing.put_nowait(worker_pb2.StreamTokensRequest(adopt=adopt))
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -90,9 +98,9 @@ class Link:
 
     def _assigned(self, assigned: worker_pb2.Assigned) -> None:
         live = self._requests.get(assigned.request_id)
-        if live is None or live.end:
+        if live.end if live else not assigned.kept:
             self.cancel(assigned.request_id)
-        elif live.assign(assigned.epoch, self.worker_id):
+        elif live and live.assign(assigned.epoch, self.worker_id):
             produced = worker_pb2.Produced(
                 request_id=assigned.request_id, epoch=assigned.epoch, token_ids=live.token_ids
             )
@@ -129,10 +137,15 @@ class Links:
         """Links exactly these workers (id → address) from now on."""
         self._tasks.update(addresses)
 
-    def cancel(self, request_id: str, worker_id: str) -> None:
+    def cancel(self, request_id: str, worker_id: str, *, own: bool = True) -> None:
         """Ends a request on the worker that holds it; one that does not know it ignores this."""
         if link := self._links.get(worker_id):
-            link.cancel(request_id)
+            link.cancel(request_id, own=own)
+
+    def adopt(self, request_id: str, worker_id: str) -> None:
+        """Asks the worker that holds a request for its tokens."""
+        if link := self._links.get(worker_id):
+            link.adopt(request_id)
 
     async def _run(self, worker_id: str, address: str) -> None:
         link = self._links[worker_id] = Link(self._router_id, worker_id, address, self._requests)

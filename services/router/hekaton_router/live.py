@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 
-from hekaton.errors import AlreadyExists, Cancelled, Diverged, HekatonError
+from hekaton.errors import AlreadyExists, Cancelled, Diverged, HekatonError, ResumedElsewhere
 from hekaton.facts import RequestRecord
 from hekaton.v1 import inference_pb2
 
@@ -18,9 +18,11 @@ class LiveRequest:
     A slow client costs memory here only: never more ids than `max_tokens`.
     """
 
-    def __init__(self, record: RequestRecord) -> None:
+    def __init__(self, record: RequestRecord, token_ids: Sequence[int] = ()) -> None:
         self.record = record
-        self.token_ids: list[int] = []
+        self.token_ids = list(token_ids)
+        self.reader = 0
+        """Which connection reads it: the newest."""
         self.epoch = 0
         self.worker_id = ""
         self.end: inference_pb2.Finished | HekatonError | None = None
@@ -33,6 +35,8 @@ class LiveRequest:
         self.stored_tokens = 0
         """As of the last checkpoint."""
         self.seen_ended = False
+        self.timer: asyncio.TimerHandle | None = None
+        """At its deadline."""
         self._changed = asyncio.Event()
 
     def assign(self, epoch: int, worker_id: str) -> bool:
@@ -87,11 +91,26 @@ class LiveRequest:
             return self.end
         raise self.end or Cancelled("the request has not ended")
 
-    async def more(self, seen: int) -> None:
-        """Returns when there are more than `seen` tokens, or the end. One caller at a time."""
-        while len(self.token_ids) <= seen and not self.end:
+    def complete(self, token_ids: Sequence[int]) -> None:
+        """Takes the whole output, as the store has it."""
+        if self.token_ids != list(token_ids[: len(self.token_ids)]):
+            self.stop(self._diverged())
+        else:
+            self.token_ids = list(token_ids)
+
+    def attach(self) -> int:
+        """A connection begins to read; the one before it ends."""
+        self.reader += 1
+        self._changed.set()
+        return self.reader
+
+    async def more(self, seen: int, reader: int) -> None:
+        """Returns when there are more than `seen` tokens, or the end. Raises ResumedElsewhere for an older reader."""
+        while reader == self.reader and len(self.token_ids) <= seen and not self.end:
             self._changed.clear()
             await self._changed.wait()
+        if reader != self.reader:
+            raise ResumedElsewhere(f"another connection reads request {self.record.request_id} now")
 
 
 class LiveRequests:
@@ -100,18 +119,19 @@ class LiveRequests:
     def __init__(self) -> None:
         self._requests: dict[str, LiveRequest] = {}
 
-    def add(self, record: RequestRecord) -> LiveRequest:
+    def add(self, record: RequestRecord, token_ids: Sequence[int] = ()) -> LiveRequest:
         """Raises AlreadyExists. Comes before the store's acceptance: a worker may announce the request at once."""
         if record.request_id in self._requests:
             raise AlreadyExists(f"request {record.request_id} exists: choose another request_id")
-        live = self._requests[record.request_id] = LiveRequest(record)
+        live = self._requests[record.request_id] = LiveRequest(record, token_ids)
         return live
 
     def get(self, request_id: str) -> LiveRequest | None:
         return self._requests.get(request_id)
 
     def remove(self, live: LiveRequest) -> None:
-        self._requests.pop(live.record.request_id, None)
+        if self._requests.get(live.record.request_id) is live:
+            del self._requests[live.record.request_id]
 
     def __iter__(self) -> Iterator[LiveRequest]:
         return iter(list(self._requests.values()))

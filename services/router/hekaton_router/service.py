@@ -54,7 +54,9 @@ class Router:
         patience = Patience(settings.redis_wait_s)
         memories = Memories(self.view)
         tokenizers = TokenizerCache(memories.tokenizer, timeout_s=settings.tokenizer_timeout_s)
-        self.keeper = Keeper(store, live, self.links, self.chores, patience, settings.max_queued_requests)
+        self.keeper = Keeper(
+            self.router_id, store, live, self.links, self.chores, patience, settings.max_queued_requests
+        )
         intake = Intake(settings, self.router_id, catalog, self.view, tokenizers, patience)
         self._inference = InferenceServicer(settings, intake, self.keeper)
         self._models = ModelServicer(settings, catalog, self.view, memories)

@@ -55,6 +55,8 @@ class Attempt:
     """Times are on the event loop's clock."""
 
     record: RequestRecord
+    router_id: str
+    """Where its tokens go."""
     epoch: int
     failures: int
     prompt: tuple[int, ...]
@@ -82,11 +84,24 @@ class Attempt:
     def of(cls, stored: StoredRequest, now_s: float) -> "Attempt":
         summary = stored.summary
         ids = list(stored.produced)
-        return cls(summary.record, summary.epoch, summary.failures, stored.prompt, ids, now_s - summary.age_s)
+        return cls(
+            record=summary.record,
+            router_id=summary.router_id,
+            epoch=summary.epoch,
+            failures=summary.failures,
+            prompt=stored.prompt,
+            ids=ids,
+            accepted_s=now_s - summary.age_s,
+        )
 
     @property
     def request_id(self) -> str:
         return self.record.request_id
+
+    @property
+    def kept(self) -> bool:
+        """It goes on without a client for a while."""
+        return self.record.resume_window_s > 0
 
     @property
     def live(self) -> bool:

@@ -64,7 +64,8 @@ class Desk:
             older.settle(Left.REVOKED)
         self._attempts[attempt.request_id] = attempt
         self._busy.add(attempt)
-        self.await_router(attempt.record.router_id)
+        self.await_router(attempt.router_id)
+        self._await_client(attempt)
 
     def submit(self, attempt: Attempt) -> None:
         """Gives a live request to the engine."""
@@ -105,23 +106,54 @@ class Desk:
     # ---- what routers say
 
     def await_router(self, router_id: str) -> None:
-        """A router that has no stream gets the time of a lease for a new one; then nobody waits for its requests."""
+        """A router that has no stream gets the time of a lease for a new one; then nobody waits for its requests.
+
+        Unless their clients may come back at another one.
+        """
         if router_id not in self._streams:
             self._streams.absent_s(router_id)
             asyncio.get_running_loop().call_later(self._router_lease_s, self._abandon, router_id)
 
     def _abandon(self, router_id: str) -> None:
-        if self._streams.absent_s(router_id) < self._router_lease_s:
-            return
+        absent_s = self._streams.absent_s(router_id)
+        left_s = []
         for attempt in self.live():
-            if attempt.record.router_id == router_id:
-                log.warning("its router is gone", request_id=attempt.request_id, router_id=router_id)
-                self.leave(attempt, Cancelled(f"the router of request {attempt.request_id} is gone"))
+            if attempt.router_id == router_id and absent_s > 0:
+                left_s.append(self._router_lease_s + attempt.record.resume_window_s - absent_s)
+                if left_s[-1] <= 0:
+                    log.warning("its router is gone", request_id=attempt.request_id, router_id=router_id)
+                    self.leave(attempt, Cancelled(f"the router of request {attempt.request_id} is gone"))
+        if later_s := [one for one in left_s if one > 0]:
+            asyncio.get_running_loop().call_later(min(later_s), self._abandon, router_id)
 
-    def produced(self, message: pb.Produced) -> None:
+    def adopt(self, request_id: str, router_id: str) -> None:
+        """A request's client has come back at this router."""
+        attempt = self._attempts.get(request_id)
+        if attempt is None:
+            return
+        attempt.router_id, attempt.following = router_id, False
+        self._streams.announce(attempt)
+        self._await_client(attempt)
+
+    def announced(self, router_id: str) -> None:
+        """A router has a new stream, and knows what it held. One that was started anew knows of nobody."""
+        for attempt in self.live():
+            if attempt.router_id == router_id:
+                self._await_client(attempt)
+
+    def _await_client(self, attempt: Attempt) -> None:
+        """A request that is kept ends if no router wants its tokens until its window has passed."""
+        if attempt.kept:
+            asyncio.get_running_loop().call_later(attempt.record.resume_window_s, self._unwanted, attempt)
+
+    def _unwanted(self, attempt: Attempt) -> None:
+        if not attempt.following and attempt.router_id in self._streams:
+            self.leave(attempt, Cancelled(f"nobody came back for request {attempt.request_id}"))
+
+    def produced(self, message: pb.Produced, router_id: str) -> None:
         """A router says what it has of a request, in answer to Assigned."""
         attempt = self._attempts.get(message.request_id)
-        if attempt is None or attempt.epoch != message.epoch:
+        if attempt is None or (attempt.epoch, attempt.router_id) != (message.epoch, router_id):
             return
         known = list(message.token_ids)
         attempt.following = True
@@ -136,10 +168,10 @@ class Desk:
         attempt.answered.set()
         self._streams.follow(attempt, len(known))
 
-    def cancel(self, request_id: str) -> None:
+    def cancel(self, message: pb.CancelOnWorker, router_id: str) -> None:
         """A router does not want a request, or has its end already."""
-        attempt = self._attempts.get(request_id)
-        if attempt is None:
+        attempt, request_id = self._attempts.get(message.request_id), message.request_id
+        if attempt is None or (message.own and attempt.router_id != router_id):
             return
         if attempt.live:
             self.leave(attempt, Cancelled(f"request {request_id} was cancelled"))

@@ -175,6 +175,7 @@ class Flow:
                 outcome.state,
                 reason=outcome.reason,
                 stats=stats,
+                produced=attempt.ids,
             )
         except RequestNotFound:
             return outcome.state

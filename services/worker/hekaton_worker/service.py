@@ -53,7 +53,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         if not router_id:
             raise InvalidArgument("the first message is a hello with a router_id")
         stream = self._streams.open(router_id, self._desk)
-        reader = self._crew.start(self._listen(request_iterator, stream.close), f"router {router_id}")
+        self._desk.announced(router_id)
+        reader = self._crew.start(self._listen(request_iterator, router_id, stream.close), f"router {router_id}")
         try:
             while message := await stream.get():
                 yield message
@@ -77,13 +78,17 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                     self._desk.revoke(command.revoke)
         reports.close()
 
-    async def _listen(self, messages: AsyncIterator[pb.StreamTokensRequest], close: Callable[[], None]) -> None:
+    async def _listen(
+        self, messages: AsyncIterator[pb.StreamTokensRequest], router_id: str, close: Callable[[], None]
+    ) -> None:
         async for message in messages:
             match message.WhichOneof("message"):
                 case "produced":
-                    self._desk.produced(message.produced)
+                    self._desk.produced(message.produced, router_id)
                 case "cancel":
-                    self._desk.cancel(message.cancel.request_id)
+                    self._desk.cancel(message.cancel, router_id)
+                case "adopt":
+                    self._desk.adopt(message.adopt.request_id, router_id)
         close()
 
 

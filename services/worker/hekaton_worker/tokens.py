@@ -25,7 +25,7 @@ class TokenStreams:
             raise Unavailable("this worker stops; its requests go elsewhere")
         if older := self._streams.get(router_id):
             older.close()
-        own = [attempt for attempt in attempts if attempt.record.router_id == router_id]
+        own = [attempt for attempt in attempts if attempt.router_id == router_id]
         stream = self._streams[router_id] = Outbox(LIMIT + len(own))
         self._absent_since_s.pop(router_id, None)
         for attempt in own:
@@ -56,15 +56,15 @@ class TokenStreams:
             stream.close()
 
     def announce(self, attempt: Attempt) -> None:
-        assigned = pb.Assigned(request_id=attempt.request_id, epoch=attempt.epoch)
-        self._send(attempt.record.router_id, pb.StreamTokensResponse(assigned=assigned))
+        assigned = pb.Assigned(request_id=attempt.request_id, epoch=attempt.epoch, kept=attempt.kept)
+        self._send(attempt.router_id, pb.StreamTokensResponse(assigned=assigned))
 
     def follow(self, attempt: Attempt, known: int) -> None:
         """The router has `known` tokens: it gets the others now, and what comes as it comes."""
         attempt.following = True
         if len(attempt.ids) > known:
             missing = _tokens(attempt, known, attempt.ids[known:])
-            self._step(attempt.record.router_id, [missing])
+            self._step(attempt.router_id, [missing])
         self.end(attempt)
 
     def step(self, produced: Iterable[tuple[Attempt, int, Sequence[int]]]) -> None:
@@ -73,14 +73,14 @@ class TokenStreams:
         for attempt, first_index, token_ids in produced:
             if attempt.following:
                 tokens = _tokens(attempt, first_index, token_ids)
-                by_router.setdefault(attempt.record.router_id, []).append(tokens)
+                by_router.setdefault(attempt.router_id, []).append(tokens)
         for router_id, requests in by_router.items():
             self._step(router_id, requests)
 
     def end(self, attempt: Attempt) -> None:
         """Sends the terminal event if there is one and the router has all that comes before it."""
         if attempt.following and attempt.ended:
-            self._send(attempt.record.router_id, pb.StreamTokensResponse(ended=attempt.ended))
+            self._send(attempt.router_id, pb.StreamTokensResponse(ended=attempt.ended))
 
     def _step(self, router_id: str, requests: list[pb.RequestTokens]) -> None:
         self._send(router_id, pb.StreamTokensResponse(step=pb.StepTokens(requests=requests)))

@@ -1,7 +1,8 @@
-"""An asyncio client of one router."""
+"""An asyncio client of a pool's routers."""
 
+import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -9,6 +10,7 @@ import grpc
 import grpc.aio
 
 from hekaton.client import convert
+from hekaton.client.generation import Generation
 from hekaton.client.types import (
     Accepted,
     Completion,
@@ -25,7 +27,7 @@ from hekaton.errors import EngineFailed, HekatonError, Unavailable
 from hekaton.facts import Logprobs, Slo, TurnRecord
 from hekaton.rpc import convert as wire
 from hekaton.rpc.channel import open_channel
-from hekaton.rpc.errors import STATUS_KEY, from_rpc_error
+from hekaton.rpc.errors import from_rpc_error, has_details
 from hekaton.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc, pool_pb2, pool_pb2_grpc
 
 TIMEOUT_S = 10.0
@@ -33,19 +35,57 @@ GENERATE_TIMEOUT_S = 600.0
 REGISTER_TIMEOUT_S = 900.0
 
 
+class _Router:
+    """One router's channel and stubs."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.channel = open_channel(address)
+        self.inference = inference_pb2_grpc.InferenceServiceStub(self.channel)
+        self.models = models_pb2_grpc.ModelServiceStub(self.channel)
+        self.pool = pool_pb2_grpc.PoolServiceStub(self.channel)
+
+
 class Client:
     """Every call raises the typed errors of `hekaton.errors`. Use as an async context manager.
+
+    Of several routers the first is used, and after a broken connection the next.
 
     >>> async with Client("127.0.0.1:50051") as client:
     ...     answer = await client.complete("smollm2", "Say hello.")
     """
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._channel = open_channel(address)
-        self._inference = inference_pb2_grpc.InferenceServiceStub(self._channel)
-        self._models = models_pb2_grpc.ModelServiceStub(self._channel)
-        self._pool = pool_pb2_grpc.PoolServiceStub(self._channel)
+    def __init__(self, address: str, *more: str) -> None:
+        self._routers = [_Router(one) for one in (address, *more)]
+        self._exit = AsyncExitStack()
+        for router in self._routers:
+            self._exit.push_async_callback(router.channel.close)
+
+    @property
+    def address(self) -> str:
+        """The router in use."""
+        return self._routers[0].address
+
+    @property
+    def count(self) -> int:
+        """How many routers it knows."""
+        return len(self._routers)
+
+    def turn(self) -> None:
+        """Uses the next router from now on."""
+        self._routers.append(self._routers.pop(0))
+
+    @property
+    def inference(self) -> inference_pb2_grpc.InferenceServiceStub:
+        return self._routers[0].inference
+
+    @property
+    def _models(self) -> models_pb2_grpc.ModelServiceStub:
+        return self._routers[0].models
+
+    @property
+    def _pool(self) -> pool_pb2_grpc.PoolServiceStub:
+        return self._routers[0].pool
 
     async def __aenter__(self) -> Self:
         return self
@@ -53,7 +93,7 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._channel.close()
+        await self._exit.aclose()
 
     async def generate(
         self,
@@ -64,10 +104,12 @@ class Client:
         slo: Slo | None = None,
         request_id: str = "",
         timeout_s: float = GENERATE_TIMEOUT_S,
+        resume_window_s: float = 0.0,
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Streams a generation: Accepted, Tokens …, Finished. Closing the iterator cancels it.
 
-        `prompt` is text, a chat, or token ids.
+        `prompt` is text, a chat, or token ids. A router that cannot be reached is tried again before anything has
+        come. With a `resume_window_s` the request outlives its connection for so long, and the client resumes it.
         """
         request = inference_pb2.GenerateRequest(
             model=model,
@@ -76,13 +118,13 @@ class Client:
             slo=wire.slo_to_pb(slo) if slo else None,
         )
         convert.set_prompt(request, prompt)
-        call = self._inference.Generate(request, timeout=timeout_s)
-        try:
-            with self._typed_errors():
-                async for response in call:
-                    yield convert.event_from_pb(response)
-        finally:
-            call.cancel()
+        if resume_window_s:
+            request.request_id = request_id or uuid.uuid4().hex
+            request.on_disconnect = inference_pb2.ON_DISCONNECT_KEEP
+            request.resume_window.CopyFrom(wire.duration(resume_window_s))
+        async with aclosing(Generation(self, request, timeout_s, self._typed).events()) as events:
+            async for event in events:
+                yield event
 
     async def complete(
         self,
@@ -91,10 +133,12 @@ class Client:
         options: SamplingOptions | None = None,
         *,
         timeout_s: float = GENERATE_TIMEOUT_S,
+        resume_window_s: float = 0.0,
     ) -> Completion:
         """A whole generation at once."""
         request_id, text, token_ids, logprobs = "", "", list[int](), list[Logprobs]()
-        async with aclosing(self.generate(model, prompt, options, timeout_s=timeout_s)) as events:
+        generation = self.generate(model, prompt, options, timeout_s=timeout_s, resume_window_s=resume_window_s)
+        async with aclosing(generation) as events:
             async for event in events:
                 match event:
                     case Accepted():
@@ -112,18 +156,18 @@ class Client:
         """Ends a request wherever it is; False if it had ended before."""
         with self._typed_errors():
             request = inference_pb2.CancelRequest(request_id=request_id)
-            return (await self._inference.Cancel(request, timeout=TIMEOUT_S)).cancelled
+            return (await self.inference.Cancel(request, timeout=TIMEOUT_S)).cancelled
 
     async def tokenize(self, model: str, prompt: str | Sequence[Message]) -> tuple[int, ...]:
         request = inference_pb2.TokenizeRequest(model=model)
         convert.set_prompt(request, prompt)
         with self._typed_errors():
-            return tuple((await self._inference.Tokenize(request, timeout=TIMEOUT_S)).token_ids)
+            return tuple((await self.inference.Tokenize(request, timeout=TIMEOUT_S)).token_ids)
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         request = inference_pb2.DetokenizeRequest(model=model, token_ids=token_ids)
         with self._typed_errors():
-            return (await self._inference.Detokenize(request, timeout=TIMEOUT_S)).text
+            return (await self.inference.Detokenize(request, timeout=TIMEOUT_S)).text
 
     async def register_model(
         self, name: str, source: str, *, dtype: str = "", slo: Slo | None = None, timeout_s: float = REGISTER_TIMEOUT_S
@@ -181,9 +225,8 @@ class Client:
             raise self._typed(error) from error
 
     def _typed(self, error: grpc.aio.AioRpcError) -> HekatonError:
-        """What the router said, or that there is none: a status without details comes from the connection."""
-        said = any(key == STATUS_KEY for key, _ in error.trailing_metadata() or ())
-        if error.code() == grpc.StatusCode.UNAVAILABLE and not said:
+        """What the router said, or that there is none."""
+        if error.code() == grpc.StatusCode.UNAVAILABLE and not has_details(error):
             return Unavailable(
                 f"no router answers at {self.address}: start a pool with `hekaton up`, or give the address of one"
             )

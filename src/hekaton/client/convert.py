@@ -57,7 +57,7 @@ def set_prompt(request: inference_pb2.GenerateRequest | inference_pb2.TokenizeRe
     request.token_ids.CopyFrom(inference_pb2.TokenIds(ids=ids))
 
 
-def event_from_pb(response: inference_pb2.GenerateResponse) -> GenerationEvent:
+def event_from_pb(response: inference_pb2.GenerateResponse | inference_pb2.ResumeResponse) -> GenerationEvent:
     kind = response.WhichOneof("event")
     if kind == "accepted":
         accepted = response.accepted

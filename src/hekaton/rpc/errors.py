@@ -43,6 +43,11 @@ def known_error(error: Exception, method: str) -> HekatonError:
     return HekatonError("internal error; the service's log has the details")
 
 
+def has_details(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a service said this; a status without details comes from the connection."""
+    return any(key == STATUS_KEY for key, _ in error.trailing_metadata() or ())
+
+
 def from_rpc_error(error: grpc.aio.AioRpcError) -> HekatonError:
     """The error that the other side raised, as the same class where there is one."""
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()

@@ -9,7 +9,18 @@ import msgspec
 from hekaton.errors import HekatonError
 from hekaton.facts import RequestRecord, RequestState, RequestStats
 
-SUMMARY_FIELDS = ("record", "state", "epoch", "failures", "worker", "accepted_ms", "produced_tokens", "reason", "stats")
+SUMMARY_FIELDS = (
+    "record",
+    "state",
+    "epoch",
+    "failures",
+    "worker",
+    "accepted_ms",
+    "produced_tokens",
+    "router",
+    "reason",
+    "stats",
+)
 TOKEN_BYTES = 4
 
 
@@ -27,6 +38,8 @@ class RequestSummary:
     """Since acceptance, by the server's clock."""
     produced_tokens: int
     """As of the last checkpoint."""
+    router_id: str
+    """Where its tokens go."""
     reason: str
     """Why it ended; empty while live."""
     stats: RequestStats | None
@@ -37,13 +50,15 @@ class StoredRequest:
     summary: RequestSummary
     prompt: tuple[int, ...]
     produced: tuple[int, ...]
-    """As of the last checkpoint."""
+    """As of the last checkpoint; all of them once a worker has ended it."""
 
 
 @dataclass(frozen=True, slots=True)
-class CancelResult:
-    previous: RequestState
-    """A terminal one if there was nothing left to cancel."""
+class Holder:
+    """Who has a request, as a transition found it."""
+
+    state: RequestState
+    """A terminal one if the transition came too late."""
     worker_id: str
     epoch: int
 
@@ -85,7 +100,7 @@ def summary(now: tuple[int, int], fields: Sequence[bytes]) -> RequestSummary:
 
 
 def _summary(now: tuple[int, int], fields: Sequence[bytes]) -> RequestSummary:
-    record, state, epoch, failures, worker, accepted_ms, produced_tokens, reason, stats = fields
+    record, state, epoch, failures, worker, accepted_ms, produced_tokens, router, reason, stats = fields
     return RequestSummary(
         record=msgspec.json.decode(record, type=RequestRecord),
         state=RequestState(state.decode()),
@@ -94,6 +109,7 @@ def _summary(now: tuple[int, int], fields: Sequence[bytes]) -> RequestSummary:
         worker_id=worker.decode(),
         age_s=now[0] + now[1] / 1e6 - int(accepted_ms) / 1000,
         produced_tokens=int(produced_tokens),
+        router_id=router.decode(),
         reason=(reason or b"").decode(),
         stats=msgspec.json.decode(stats, type=RequestStats) if stats else None,
     )

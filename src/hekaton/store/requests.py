@@ -17,7 +17,7 @@ from hekaton.store.connect import translated
 from hekaton.store.keys import SHARD_0, Keys
 from hekaton.store.records import (
     SUMMARY_FIELDS,
-    CancelResult,
+    Holder,
     RequestSummary,
     StoredRequest,
     Unreadable,
@@ -35,6 +35,7 @@ CHECKPOINT_BATCH = 256
 Produced = tuple[str, int, Sequence[int]]
 """Request id, epoch, ids of all tokens produced so far."""
 T = TypeVar("T")
+_Holders = tuple[tuple[RequestState, str, int], ...]
 
 
 class Requests:
@@ -52,6 +53,7 @@ class Requests:
         self._cancel = Script(redis, "cancel")
         self._requeue = Script(redis, "requeue")
         self._checkpoint = Script(redis, "checkpoint")
+        self._adopt = Script(redis, "adopt")
 
     async def accept(self, record: RequestRecord, prompt: Sequence[int], max_queued: int) -> bool:
         """Stores a new request and queues it. False if its id is known already.
@@ -61,13 +63,20 @@ class Requests:
         return await self._create(record, prompt, max_queued=max_queued)
 
     async def put_back(
-        self, record: RequestRecord, prompt: Sequence[int], produced: Sequence[int], *, epoch: int, age_s: float
+        self,
+        record: RequestRecord,
+        prompt: Sequence[int],
+        produced: Sequence[int],
+        *,
+        epoch: int,
+        age_s: float,
+        router_id: str,
     ) -> bool:
         """Queues an accepted request whose record has vanished with an emptied Redis. False if it is known after all.
 
         `epoch` is the last one that its router saw, so that the next placement is above every earlier one.
         """
-        return await self._create(record, prompt, produced=produced, epoch=epoch, age_s=age_s)
+        return await self._create(record, prompt, produced=produced, epoch=epoch, age_s=age_s, router_id=router_id)
 
     async def load(self, request_id: str) -> StoredRequest | None:
         """Everything about a request, its token ids included. Raises Unreadable."""
@@ -98,15 +107,15 @@ class Requests:
                 log.error(error.message, request_id=request_id)
         return summaries
 
-    async def states(self, request_ids: Sequence[str]) -> dict[str, RequestState]:
-        """Of those requests that exist, and nothing else of them; one that cannot be read is FAILED."""
+    async def states(self, request_ids: Sequence[str]) -> dict[str, tuple[RequestState, str]]:
+        """State and router of those requests that exist; one that cannot be read is FAILED."""
         with translated():
             async with self._redis.pipeline(transaction=False) as pipe:
                 for request_id in request_ids:
-                    pipe.hget(self._keys.request(request_id), "state")
+                    pipe.hmget(self._keys.request(request_id), "state", "router")
                 replies = await pipe.execute()
         found = zip(request_ids, replies, strict=True)
-        return {name: state(stored) for name, stored in found if stored is not None}
+        return {name: (state(stored), (router or b"").decode()) for name, (stored, router) in found if stored}
 
     async def place(self, request_id: str, entry_id: str, worker_id: str, term: int) -> int | None:
         """QUEUED → PLACED; the queue entry is gone in any case. Returns the new epoch, None if it no longer waits.
@@ -131,27 +140,44 @@ class Requests:
         return await self._start(bool, (self._keys.request(request_id),), epoch)
 
     async def finish(
-        self, request_id: str, epoch: int, state: RequestState, *, reason: str, stats: RequestStats | None = None
+        self,
+        request_id: str,
+        epoch: int,
+        state: RequestState,
+        *,
+        reason: str,
+        stats: RequestStats | None = None,
+        produced: Sequence[int] | None = None,
     ) -> RequestState:
         """Any live state → the terminal `state`, if the epoch holds. Returns the state that holds now.
+
+        `produced` are all tokens of the request, so that any router can deliver them.
 
         Another state than `state` says that somebody else ended or moved the request. Raises RequestNotFound.
         """
         if not state.terminal:
             raise ValueError(f"{state} is not a terminal state")
         packed = msgspec.json.encode(stats) if stats is not None else b""
-        tail = (state, reason, packed, self._retention_ms, self._keys.held_prefix)
+        output = (b"", "") if produced is None else (pack(produced), len(produced))
+        tail = (state, reason, packed, self._retention_ms, self._keys.held_prefix, *output)
         holds = await self._finish(
             tuple[RequestState, ...], self._request_and_queue(request_id), request_id, epoch, *tail
         )
         return _known(request_id, holds)
 
-    async def cancel(self, request_id: str) -> CancelResult:
-        """Any live state → CANCELLED. A request that has ended stays as it is. Raises RequestNotFound."""
+    async def cancel(self, request_id: str, router_id: str = "") -> Holder:
+        """Any live state → CANCELLED; says who held it. A request that has ended stays as it is.
+
+        With a `router_id`, only if its tokens go there. Raises RequestNotFound.
+        """
         keys = self._request_and_queue(request_id)
-        tail = (self._retention_ms, self._keys.held_prefix)
-        before = await self._cancel(tuple[tuple[RequestState, str, int], ...], keys, request_id, *tail)
-        return CancelResult(*_known(request_id, before))
+        tail = (self._retention_ms, self._keys.held_prefix, router_id)
+        return Holder(*_known(request_id, await self._cancel(_Holders, keys, request_id, *tail)))
+
+    async def adopt(self, request_id: str, router_id: str) -> Holder:
+        """The tokens of a live request go to this router from now on. Raises RequestNotFound."""
+        keys = (self._keys.request(request_id),)
+        return Holder(*_known(request_id, await self._adopt(_Holders, keys, router_id)))
 
     async def requeue(
         self, request_id: str, epoch: int, *, term: int, lost: bool, max_attempts: int
@@ -206,11 +232,13 @@ class Requests:
         epoch: int = 0,
         age_s: float = 0.0,
         max_queued: int | None = None,
+        router_id: str = "",
     ) -> bool:
         progress = (pack(produced), len(produced), epoch, 0, round(age_s * 1000))
         content = (record.request_id, msgspec.json.encode(record), pack(prompt))
         keys = self._request_and_queue(record.request_id)
-        return await self._accept(bool, keys, *content, *progress, "" if max_queued is None else max_queued)
+        most = "" if max_queued is None else max_queued
+        return await self._accept(bool, keys, *content, *progress, most, router_id or record.router_id)
 
     def _request_and_queue(self, request_id: str) -> tuple[str, str]:
         return self._keys.request(request_id), self._keys.queue

@@ -26,13 +26,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from hekaton.v1 import common_pb2 as hekaton_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahekaton/v1/inference.proto\x12\nhekaton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17hekaton/v1/common.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"7\n\nChatPrompt\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.hekaton.v1.ChatMessage\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xe7\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.hekaton.v1.ChatPromptH\x00\x12)\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x14.hekaton.v1.TokenIdsH\x00\x12&\n\x08sampling\x18\x05 \x01(\x0b\x32\x14.hekaton.v1.Sampling\x12\x1c\n\x03slo\x18\x06 \x01(\x0b\x32\x0f.hekaton.v1.Slo\x12\x12\n\nrequest_id\x18\x07 \x01(\tB\x08\n\x06prompt\"\x95\x01\n\x10GenerateResponse\x12(\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x14.hekaton.v1.AcceptedH\x00\x12$\n\x06tokens\x18\x02 \x01(\x0b\x32\x12.hekaton.v1.TokensH\x00\x12(\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x14.hekaton.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\x8e\x01\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x1c\n\x03slo\x18\x04 \x01(\x0b\x32\x0f.hekaton.v1.Slo\x12+\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"{\n\x06Tokens\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x04 \x01(\r\x12+\n\x08logprobs\x18\x05 \x03(\x0b\x32\x19.hekaton.v1.TokenLogprobs\"m\n\x08\x46inished\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.hekaton.v1.FinishReason\x12\'\n\x05stats\x18\x02 \x01(\x0b\x32\x18.hekaton.v1.RequestStats\x12\x0e\n\x06\x63hoice\x18\x03 \x01(\r\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"#\n\x0e\x43\x61ncelResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"b\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.hekaton.v1.ChatPromptH\x00\x42\x08\n\x06prompt\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"5\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t2\xb0\x02\n\x10InferenceService\x12G\n\x08Generate\x12\x1b.hekaton.v1.GenerateRequest\x1a\x1c.hekaton.v1.GenerateResponse0\x01\x12?\n\x06\x43\x61ncel\x12\x19.hekaton.v1.CancelRequest\x1a\x1a.hekaton.v1.CancelResponse\x12\x45\n\x08Tokenize\x12\x1b.hekaton.v1.TokenizeRequest\x1a\x1c.hekaton.v1.TokenizeResponse\x12K\n\nDetokenize\x12\x1d.hekaton.v1.DetokenizeRequest\x1a\x1e.hekaton.v1.DetokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahekaton/v1/inference.proto\x12\nhekaton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17hekaton/v1/common.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"7\n\nChatPrompt\x12)\n\x08messages\x18\x01 \x03(\x0b\x32\x17.hekaton.v1.ChatMessage\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xca\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.hekaton.v1.ChatPromptH\x00\x12)\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x14.hekaton.v1.TokenIdsH\x00\x12&\n\x08sampling\x18\x05 \x01(\x0b\x32\x14.hekaton.v1.Sampling\x12\x1c\n\x03slo\x18\x06 \x01(\x0b\x32\x0f.hekaton.v1.Slo\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12/\n\ron_disconnect\x18\x08 \x01(\x0e\x32\x18.hekaton.v1.OnDisconnect\x12\x30\n\rresume_window\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\n\x06prompt\"^\n\rResumeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nnext_index\x18\x02 \x01(\r\x12\x11\n\ttoken_crc\x18\x03 \x01(\x07\x12\x12\n\ntext_chars\x18\x04 \x01(\r\"\x93\x01\n\x0eResumeResponse\x12(\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x14.hekaton.v1.AcceptedH\x00\x12$\n\x06tokens\x18\x02 \x01(\x0b\x32\x12.hekaton.v1.TokensH\x00\x12(\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x14.hekaton.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\x95\x01\n\x10GenerateResponse\x12(\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x14.hekaton.v1.AcceptedH\x00\x12$\n\x06tokens\x18\x02 \x01(\x0b\x32\x12.hekaton.v1.TokensH\x00\x12(\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x14.hekaton.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"\x8e\x01\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x1c\n\x03slo\x18\x04 \x01(\x0b\x32\x0f.hekaton.v1.Slo\x12+\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"{\n\x06Tokens\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x04 \x01(\r\x12+\n\x08logprobs\x18\x05 \x03(\x0b\x32\x19.hekaton.v1.TokenLogprobs\"m\n\x08\x46inished\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.hekaton.v1.FinishReason\x12\'\n\x05stats\x18\x02 \x01(\x0b\x32\x18.hekaton.v1.RequestStats\x12\x0e\n\x06\x63hoice\x18\x03 \x01(\r\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"#\n\x0e\x43\x61ncelResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"b\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.hekaton.v1.ChatPromptH\x00\x42\x08\n\x06prompt\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"5\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t*_\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_DISCONNECT_CANCEL\x10\x01\x12\x16\n\x12ON_DISCONNECT_KEEP\x10\x02\x32\xf3\x02\n\x10InferenceService\x12G\n\x08Generate\x12\x1b.hekaton.v1.GenerateRequest\x1a\x1c.hekaton.v1.GenerateResponse0\x01\x12\x41\n\x06Resume\x12\x19.hekaton.v1.ResumeRequest\x1a\x1a.hekaton.v1.ResumeResponse0\x01\x12?\n\x06\x43\x61ncel\x12\x19.hekaton.v1.CancelRequest\x1a\x1a.hekaton.v1.CancelResponse\x12\x45\n\x08Tokenize\x12\x1b.hekaton.v1.TokenizeRequest\x1a\x1c.hekaton.v1.TokenizeResponse\x12K\n\nDetokenize\x12\x1d.hekaton.v1.DetokenizeRequest\x1a\x1e.hekaton.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hekaton.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ONDISCONNECT']._serialized_start=1643
+  _globals['_ONDISCONNECT']._serialized_end=1738
   _globals['_CHATMESSAGE']._serialized_start=99
   _globals['_CHATMESSAGE']._serialized_end=143
   _globals['_CHATPROMPT']._serialized_start=145
@@ -40,27 +42,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENIDS']._serialized_start=202
   _globals['_TOKENIDS']._serialized_end=225
   _globals['_GENERATEREQUEST']._serialized_start=228
-  _globals['_GENERATEREQUEST']._serialized_end=459
-  _globals['_GENERATERESPONSE']._serialized_start=462
-  _globals['_GENERATERESPONSE']._serialized_end=611
-  _globals['_ACCEPTED']._serialized_start=614
-  _globals['_ACCEPTED']._serialized_end=756
-  _globals['_TOKENS']._serialized_start=758
-  _globals['_TOKENS']._serialized_end=881
-  _globals['_FINISHED']._serialized_start=883
-  _globals['_FINISHED']._serialized_end=992
-  _globals['_CANCELREQUEST']._serialized_start=994
-  _globals['_CANCELREQUEST']._serialized_end=1029
-  _globals['_CANCELRESPONSE']._serialized_start=1031
-  _globals['_CANCELRESPONSE']._serialized_end=1066
-  _globals['_TOKENIZEREQUEST']._serialized_start=1068
-  _globals['_TOKENIZEREQUEST']._serialized_end=1166
-  _globals['_TOKENIZERESPONSE']._serialized_start=1168
-  _globals['_TOKENIZERESPONSE']._serialized_end=1205
-  _globals['_DETOKENIZEREQUEST']._serialized_start=1207
-  _globals['_DETOKENIZEREQUEST']._serialized_end=1260
-  _globals['_DETOKENIZERESPONSE']._serialized_start=1262
-  _globals['_DETOKENIZERESPONSE']._serialized_end=1296
-  _globals['_INFERENCESERVICE']._serialized_start=1299
-  _globals['_INFERENCESERVICE']._serialized_end=1603
+  _globals['_GENERATEREQUEST']._serialized_end=558
+  _globals['_RESUMEREQUEST']._serialized_start=560
+  _globals['_RESUMEREQUEST']._serialized_end=654
+  _globals['_RESUMERESPONSE']._serialized_start=657
+  _globals['_RESUMERESPONSE']._serialized_end=804
+  _globals['_GENERATERESPONSE']._serialized_start=807
+  _globals['_GENERATERESPONSE']._serialized_end=956
+  _globals['_ACCEPTED']._serialized_start=959
+  _globals['_ACCEPTED']._serialized_end=1101
+  _globals['_TOKENS']._serialized_start=1103
+  _globals['_TOKENS']._serialized_end=1226
+  _globals['_FINISHED']._serialized_start=1228
+  _globals['_FINISHED']._serialized_end=1337
+  _globals['_CANCELREQUEST']._serialized_start=1339
+  _globals['_CANCELREQUEST']._serialized_end=1374
+  _globals['_CANCELRESPONSE']._serialized_start=1376
+  _globals['_CANCELRESPONSE']._serialized_end=1411
+  _globals['_TOKENIZEREQUEST']._serialized_start=1413
+  _globals['_TOKENIZEREQUEST']._serialized_end=1511
+  _globals['_TOKENIZERESPONSE']._serialized_start=1513
+  _globals['_TOKENIZERESPONSE']._serialized_end=1550
+  _globals['_DETOKENIZEREQUEST']._serialized_start=1552
+  _globals['_DETOKENIZEREQUEST']._serialized_end=1605
+  _globals['_DETOKENIZERESPONSE']._serialized_start=1607
+  _globals['_DETOKENIZERESPONSE']._serialized_end=1641
+  _globals['_INFERENCESERVICE']._serialized_start=1741
+  _globals['_INFERENCESERVICE']._serialized_end=2112
 # @@protoc_insertion_point(module_scope)

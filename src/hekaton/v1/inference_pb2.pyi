@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from hekaton.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _OnDisconnect:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnDisconnectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnDisconnect.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_DISCONNECT_UNSPECIFIED: _OnDisconnect.ValueType  # 0
+    """As CANCEL."""
+    ON_DISCONNECT_CANCEL: _OnDisconnect.ValueType  # 1
+    ON_DISCONNECT_KEEP: _OnDisconnect.ValueType  # 2
+    """The request goes on for resume_window without a client; Cancel ends it."""
+
+class OnDisconnect(_OnDisconnect, metaclass=_OnDisconnectEnumTypeWrapper):
+    """OnDisconnect says what a lost connection means, which a server cannot tell
+    from a client that wants no more.
+    """
+
+ON_DISCONNECT_UNSPECIFIED: OnDisconnect.ValueType  # 0
+"""As CANCEL."""
+ON_DISCONNECT_CANCEL: OnDisconnect.ValueType  # 1
+ON_DISCONNECT_KEEP: OnDisconnect.ValueType  # 2
+"""The request goes on for resume_window without a client; Cancel ends it."""
+Global___OnDisconnect: _TypeAlias = OnDisconnect  # noqa: Y015
 
 @_typing.final
 class ChatMessage(_message.Message):
@@ -93,10 +118,13 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     SLO_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ON_DISCONNECT_FIELD_NUMBER: _builtins.int
+    RESUME_WINDOW_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     text: _builtins.str
     request_id: _builtins.str
     """Chosen by the client, admission happens once; by the router if empty."""
+    on_disconnect: Global___OnDisconnect.ValueType
     @_builtins.property
     def chat(self) -> Global___ChatPrompt: ...
     @_builtins.property
@@ -106,6 +134,10 @@ class GenerateRequest(_message.Message):
     @_builtins.property
     def slo(self) -> _common_pb2.Slo:
         """Overrides the model's objective."""
+
+    @_builtins.property
+    def resume_window(self) -> _duration_pb2.Duration:
+        """With KEEP, from the loss of the connection; 60 s if unset."""
 
     def __init__(
         self,
@@ -117,16 +149,81 @@ class GenerateRequest(_message.Message):
         sampling: _common_pb2.Sampling | None = ...,
         slo: _common_pb2.Slo | None = ...,
         request_id: _builtins.str = ...,
+        on_disconnect: Global___OnDisconnect.ValueType = ...,
+        resume_window: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "prompt", b"prompt", "sampling", b"sampling", "slo", b"slo", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "prompt", b"prompt", "resume_window", b"resume_window", "sampling", b"sampling", "slo", b"slo", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "model", b"model", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "slo", b"slo", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "model", b"model", "on_disconnect", b"on_disconnect", "prompt", b"prompt", "request_id", b"request_id", "resume_window", b"resume_window", "sampling", b"sampling", "slo", b"slo", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "chat", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class ResumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NEXT_INDEX_FIELD_NUMBER: _builtins.int
+    TOKEN_CRC_FIELD_NUMBER: _builtins.int
+    TEXT_CHARS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    next_index: _builtins.int
+    """How many tokens the client has."""
+    token_crc: _builtins.int
+    """CRC-32 (as in zlib) of their ids, each as four bytes, little-endian. If it
+    is not that of the output's first next_index tokens, the call ends ABORTED.
+    """
+    text_chars: _builtins.int
+    """How many Unicode code points of text the client has."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        next_index: _builtins.int = ...,
+        token_crc: _builtins.int = ...,
+        text_chars: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_index", b"next_index", "request_id", b"request_id", "text_chars", b"text_chars", "token_crc", b"token_crc"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRequest: _TypeAlias = ResumeRequest  # noqa: Y015
+
+@_typing.final
+class ResumeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def accepted(self) -> Global___Accepted: ...
+    @_builtins.property
+    def tokens(self) -> Global___Tokens: ...
+    @_builtins.property
+    def finished(self) -> Global___Finished: ...
+    def __init__(
+        self,
+        *,
+        accepted: Global___Accepted | None = ...,
+        tokens: Global___Tokens | None = ...,
+        finished: Global___Finished | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "event", b"event", "finished", b"finished", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "event", b"event", "finished", b"finished", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "tokens", "finished"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___ResumeResponse: _TypeAlias = ResumeResponse  # noqa: Y015
 
 @_typing.final
 class GenerateResponse(_message.Message):

@@ -40,6 +40,11 @@ class InferenceServiceStub(object):
                 request_serializer=hekaton_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=hekaton_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Resume = channel.unary_stream(
+                '/hekaton.v1.InferenceService/Resume',
+                request_serializer=hekaton_dot_v1_dot_inference__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=hekaton_dot_v1_dot_inference__pb2.ResumeResponse.FromString,
+                _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/hekaton.v1.InferenceService/Cancel',
                 request_serializer=hekaton_dot_v1_dot_inference__pb2.CancelRequest.SerializeToString,
@@ -65,6 +70,15 @@ class InferenceServiceServicer(object):
         """Streams a generation. The first message says that the request was
         accepted, the last one why it finished; every other end is the status.
         With n > 1 the outputs come interleaved, each with its own Finished.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Goes on with a request that was sent with ON_DISCONNECT_KEEP, after the
+        tokens that the client has; at any router, and for some minutes after its
+        end. Answers like Generate. Another connection that reads it ends ABORTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +110,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=hekaton_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
                     response_serializer=hekaton_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_stream_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=hekaton_dot_v1_dot_inference__pb2.ResumeRequest.FromString,
+                    response_serializer=hekaton_dot_v1_dot_inference__pb2.ResumeResponse.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
@@ -141,6 +160,33 @@ class InferenceService(object):
             '/hekaton.v1.InferenceService/Generate',
             hekaton_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
             hekaton_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hekaton.v1.InferenceService/Resume',
+            hekaton_dot_v1_dot_inference__pb2.ResumeRequest.SerializeToString,
+            hekaton_dot_v1_dot_inference__pb2.ResumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

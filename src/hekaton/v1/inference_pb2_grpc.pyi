@@ -21,6 +21,11 @@ class InferenceServiceStub:
     accepted, the last one why it finished; every other end is the status.
     With n > 1 the outputs come interleaved, each with its own Finished.
     """
+    Resume: _aio.UnaryStreamMultiCallable[_inference_pb2.ResumeRequest, _inference_pb2.ResumeResponse]
+    """Goes on with a request that was sent with ON_DISCONNECT_KEEP, after the
+    tokens that the client has; at any router, and for some minutes after its
+    end. Answers like Generate. Another connection that reads it ends ABORTED.
+    """
     Cancel: _aio.UnaryUnaryMultiCallable[_inference_pb2.CancelRequest, _inference_pb2.CancelResponse]
     """Ends a live request wherever it is. Cancelling twice is no error."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]
@@ -38,6 +43,17 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams a generation. The first message says that the request was
         accepted, the last one why it finished; every other end is the status.
         With n > 1 the outputs come interleaved, each with its own Finished.
+        """
+
+    @_abc_1.abstractmethod
+    def Resume(
+        self,
+        request: _inference_pb2.ResumeRequest,
+        context: _aio.ServicerContext[_inference_pb2.ResumeRequest, _abc.AsyncIterator[_inference_pb2.ResumeResponse]],
+    ) -> _abc.AsyncIterator[_inference_pb2.ResumeResponse]:
+        """Goes on with a request that was sent with ON_DISCONNECT_KEEP, after the
+        tokens that the client has; at any router, and for some minutes after its
+        end. Answers like Generate. Another connection that reads it ends ABORTED.
         """
 
     @_abc_1.abstractmethod

@@ -253,6 +253,7 @@ class StreamTokensRequest(_message.Message):
     CANCEL_FIELD_NUMBER: _builtins.int
     PRODUCED_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    ADOPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___StreamTokensHello: ...
     @_builtins.property
@@ -261,6 +262,8 @@ class StreamTokensRequest(_message.Message):
     def produced(self) -> Global___Produced: ...
     @_builtins.property
     def stop(self) -> Global___StopOnWorker: ...
+    @_builtins.property
+    def adopt(self) -> Global___Adopt: ...
     def __init__(
         self,
         *,
@@ -268,12 +271,13 @@ class StreamTokensRequest(_message.Message):
         cancel: Global___CancelOnWorker | None = ...,
         produced: Global___Produced | None = ...,
         stop: Global___StopOnWorker | None = ...,
+        adopt: Global___Adopt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "hello", b"hello", "message", b"message", "produced", b"produced", "stop", b"stop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "cancel", b"cancel", "hello", b"hello", "message", b"message", "produced", b"produced", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "hello", b"hello", "message", b"message", "produced", b"produced", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "cancel", b"cancel", "hello", b"hello", "message", b"message", "produced", b"produced", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "cancel", "produced", "stop"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "cancel", "produced", "stop", "adopt"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -303,6 +307,33 @@ class CancelOnWorker(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    OWN_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    own: _builtins.bool
+    """Only if its tokens go to the router of this stream."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        own: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["own", b"own", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelOnWorker: _TypeAlias = CancelOnWorker  # noqa: Y015
+
+@_typing.final
+class Adopt(_message.Message):
+    """Adopt turns the tokens of a request to the router of this stream, which is
+    answered by Assigned: its client has come back at another router.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     def __init__(
         self,
@@ -315,7 +346,7 @@ class CancelOnWorker(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CancelOnWorker: _TypeAlias = CancelOnWorker  # noqa: Y015
+Global___Adopt: _TypeAlias = Adopt  # noqa: Y015
 
 @_typing.final
 class StopOnWorker(_message.Message):
@@ -414,17 +445,23 @@ class Assigned(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     epoch: _builtins.int
+    kept: _builtins.bool
+    """Its client may come back at any router: one that does not know it leaves
+    it alone.
+    """
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         epoch: _builtins.int = ...,
+        kept: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "kept", b"kept", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

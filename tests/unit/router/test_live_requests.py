@@ -10,6 +10,7 @@ from hekaton.errors import AlreadyExists, Cancelled, Diverged
 from hekaton.facts import RequestRecord, Sampling, Slo
 from hekaton.v1 import common_pb2, inference_pb2
 from hekaton_router.inference import Output
+from hekaton_router.keeper import Reading
 from hekaton_router.live import LiveRequest, LiveRequests, OutOfSequence
 from hekaton_router.tokenization import byte_codec
 
@@ -82,11 +83,12 @@ def test_the_first_end_stands() -> None:
 async def test_a_reader_wakes_up_for_tokens_and_for_the_end() -> None:
     live = LiveRequest(record())
     live.assign(1, "w")
-    reader = asyncio.create_task(live.more(0))
+    number = live.attach()
+    reader = asyncio.create_task(live.more(0, number))
     await asyncio.sleep(0)
     live.extend(1, 0, [5])
     await asyncio.wait_for(reader, 1)
-    reader = asyncio.create_task(live.more(1))
+    reader = asyncio.create_task(live.more(1, number))
     await asyncio.sleep(0)
     assert not reader.done()
     live.stop(Cancelled("enough"))
@@ -106,7 +108,7 @@ def test_an_id_is_live_once() -> None:
 async def test_what_came_while_the_client_was_slow_goes_out_in_one_message() -> None:
     live = LiveRequest(record())
     live.assign(1, "w")
-    output = Output(live, byte_codec().decoding)
+    output = Output(Reading(live, live.attach()), byte_codec().decoding)
     for index in range(50):
         live.extend(1, index, b"s")
     assert await output.next() == inference_pb2.Tokens(first_index=0, token_ids=b"s" * 50, text="s" * 50)

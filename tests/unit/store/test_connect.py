@@ -77,7 +77,7 @@ async def test_a_server_that_comes_back_empty_serves_again(tmp_path: Path) -> No
                 await requests.queued()
             server.start()
             assert await requests.load("r1") is None
-            await requests.put_back(record("r1"), (1,), (), epoch=3, age_s=1)
+            await requests.put_back(record("r1"), (1,), (), epoch=3, age_s=1, router_id="r9")
             ((entry_id, _),) = await queue.read(10, 10, 0)
             assert await requests.place("r1", entry_id, "w1", 10) == 4
 

@@ -164,7 +164,7 @@ class RequestMachine(RuleBasedStateMachine):
         model = self.models.get(request_id)
         if model is None:
             return
-        assert self.run(self.requests.cancel(request_id)).previous is model.state
+        assert self.run(self.requests.cancel(request_id)).state is model.state
         if not model.state.terminal:
             self.end(model, RequestState.CANCELLED)
 

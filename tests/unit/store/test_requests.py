@@ -8,7 +8,7 @@ from hekaton.errors import RequestNotFound, ResourceExhausted, StaleTerm
 from hekaton.facts import RequestState, RequestStats
 from hekaton.store.keys import Keys
 from hekaton.store.queue import Queue
-from hekaton.store.records import CancelResult, Unreadable
+from hekaton.store.records import Holder, Unreadable
 from hekaton.store.requests import Requests
 
 TERM = 5
@@ -137,9 +137,9 @@ async def test_an_ended_request_is_forgotten_after_its_retention(redis: Redis) -
 
 async def test_only_the_first_terminal_state_holds(requests: Requests, queue: Queue) -> None:
     epoch = await placed(requests, queue)
-    assert await requests.cancel("r1") == CancelResult(RequestState.PLACED, "w1", epoch)
+    assert await requests.cancel("r1") == Holder(RequestState.PLACED, "w1", epoch)
     assert await requests.finish("r1", epoch, RequestState.FINISHED, reason="stop") is RequestState.CANCELLED
-    assert await requests.cancel("r1") == CancelResult(RequestState.CANCELLED, "w1", epoch)
+    assert await requests.cancel("r1") == Holder(RequestState.CANCELLED, "w1", epoch)
     assert not await requests.start("r1", epoch)
 
 
@@ -148,7 +148,7 @@ async def test_a_cancelled_request_leaves_the_queue(requests: Requests, queue: Q
     await requests.accept(record("r2"), PROMPT, 100)
     ((entry_id, _),) = await queue.read(TERM, 1, 0)
     for request_id in ("r1", "r2"):
-        assert (await requests.cancel(request_id)).previous is RequestState.QUEUED
+        assert (await requests.cancel(request_id)).state is RequestState.QUEUED
     assert await requests.queued() == 0
     assert await requests.place("r1", entry_id, "w1", TERM) is None
     assert await queue.read(TERM, 10, 0) == ()
@@ -200,8 +200,8 @@ async def test_the_next_attempt_starts_from_the_checkpoint(requests: Requests, q
 
 
 async def test_a_request_put_back_keeps_its_age_epoch_and_tokens(requests: Requests, queue: Queue) -> None:
-    assert await requests.put_back(record(), PROMPT, (8, 9), epoch=4, age_s=30.0)
-    assert not await requests.put_back(record(), PROMPT, (8, 9), epoch=4, age_s=30.0)
+    assert await requests.put_back(record(), PROMPT, (8, 9), epoch=4, age_s=30.0, router_id="r9")
+    assert not await requests.put_back(record(), PROMPT, (8, 9), epoch=4, age_s=30.0, router_id="r9")
     stored = await requests.load("r1")
     assert stored is not None
     assert stored.produced == (8, 9)
@@ -251,4 +251,4 @@ async def test_the_states_of_requests_are_read_without_their_records(
     await requests.accept(record("bad"), PROMPT, 100)
     await redis.hset(Keys().request("bad"), mapping={"record": "{", "state": b"\xff"})
     states = await requests.states(["placed", "unknown", "bad"])
-    assert states == {"placed": RequestState.PLACED, "bad": RequestState.FAILED}
+    assert states == {"placed": (RequestState.PLACED, "router-1"), "bad": (RequestState.FAILED, "router-1")}

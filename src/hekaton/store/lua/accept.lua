@@ -1,4 +1,5 @@
--- KEYS request, queue. ARGV id, record, prompt, produced, produced tokens, epoch, failures, age ms, most queued ('': any).
+-- KEYS request, queue.
+-- ARGV id, record, prompt, produced, produced tokens, epoch, failures, age ms, most queued ('': any), router.
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return 0
 end
@@ -9,5 +10,5 @@ end
 redis.call('HSET', KEYS[1],
   'record', ARGV[2], 'prompt', ARGV[3], 'produced', ARGV[4], 'produced_tokens', ARGV[5],
   'epoch', ARGV[6], 'failures', ARGV[7], 'accepted_ms', whole(now_ms() - tonumber(ARGV[8])),
-  'state', 'queued', 'worker', '', 'entry', enqueue(KEYS[2], ARGV[1]))
+  'state', 'queued', 'worker', '', 'router', ARGV[10], 'entry', enqueue(KEYS[2], ARGV[1]))
 return 1

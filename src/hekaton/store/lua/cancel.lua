@@ -1,6 +1,8 @@
--- KEYS request, queue. ARGV id, retention ms, held prefix. Returns {{previous state, worker, epoch}}, or {} if unknown.
-local state, epoch, worker, entry = unpack(redis.call('HMGET', KEYS[1], 'state', 'epoch', 'worker', 'entry'))
-if not state then
+-- KEYS request, queue. ARGV id, retention ms, held prefix, router ('': anyone's).
+-- Returns {{previous state, worker, epoch}}, or {} if unknown or another router's.
+local state, epoch, worker, entry, router =
+  unpack(redis.call('HMGET', KEYS[1], 'state', 'epoch', 'worker', 'entry', 'router'))
+if not state or (ARGV[4] ~= '' and ARGV[4] ~= router) then
   return {}
 end
 if live(state) then
