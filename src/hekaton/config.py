@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     redis_url: str = Field(description="Redis of this pool: redis://HOST:PORT/0, rediss://… or unix://PATH")
     listen: str = Field("127.0.0.1:0", description="address to serve on; port 0 takes a free one")
     advertise: str = Field("", description="address that others reach this service at; the one listened on if empty")
+    metrics_listen: str = Field("", description="address of /metrics for Prometheus, e.g. 127.0.0.1:9100; off if empty")
     insecure_listen: bool = Field(False, description="allow to listen beyond loopback without TLS")
     reflection: bool = Field(True, description="answer gRPC server reflection")
     drain_timeout_s: float = Field(30.0, ge=0, description="how long a stopping service lets its calls finish")

@@ -12,6 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from fakes.checkpoints import write_checkpoint
 from fakes.compose import ComposeFile, LocalStack, local_stack
 from fakes.http import openai_client
+from fakes.metrics import sample, scrape
 from fakes.otlp import OtlpReceiver, otlp_receiver
 from hekaton.client import Client, SamplingOptions, Tokens
 from hekaton.engine import reference
@@ -99,6 +100,41 @@ async def test_the_openai_package_gets_what_the_native_client_gets(running: Runn
     assert whole.choices[0].text == streamed == expected.text
     assert whole.usage is not None
     assert whole.usage.completion_tokens == len(expected.token_ids)
+
+
+async def test_every_service_is_scraped_and_a_known_workload_moves_what_it_should(running: Running) -> None:
+    stack, _, _ = running
+    addresses = {name: stack.address(name, 9100) for name in SERVICES}
+    before = await scrape(addresses)
+    async with Client(stack.address("router", 50051)) as client:
+        for name in ("tiny", "other"):
+            await client.complete(name, [1, 2, 3], SamplingOptions(max_tokens=8, temperature=0.0, ignore_eos=True))
+        with pytest.raises(Cancelled):
+            await _cancel_while_it_streams(client, "scraped")
+    after = await scrape(addresses)
+    moved = {key: value - before.get(key, 0.0) for key, value in after.items()}
+    for name in ("tiny", "other"):
+        ended = {"model_name": name, "finished_reason": "length"}
+        assert moved[sample("router", "request_success_total", **ended)] == 1
+        assert moved[sample("router", "e2e_request_latency_seconds_count", model_name=name)] == 1
+    other = {"model_name": "other"}
+    assert moved[sample("router", "prompt_tokens_total", **other)] == 3
+    assert moved[sample("router", "generation_tokens_total", **other)] == 8
+    assert moved[sample("router", "tokens_on_time_total", **other)] == 8
+    assert moved[sample("router", "time_to_first_token_seconds_count", **other)] == 1
+    assert moved[sample("router", "inter_token_latency_seconds_count", **other)] == 7
+    assert after[sample("router", "slo_attainment_ratio", **other)] == 1
+    cancelled = sample("router", "request_failure_total", model_name="tiny", reason="CANCELLED")
+    assert moved[cancelled] == 1
+    assert after[sample("router", "workers")] == 1
+    assert moved[sample("worker", "model_switches_total", **other)] == 1
+    assert moved[sample("worker", "model_switch_seconds_count", phase="exposed")] >= 1
+    assert moved[sample("worker", "worker_tokens_total")] >= 16
+    assert after[sample("worker", "weights_bytes")] > 0
+    assert 0 <= after[sample("worker", "kv_cache_usage_perc")] <= 1
+    assert moved[sample("scheduler", "placements_total")] == 3
+    assert after[sample("scheduler", "scheduler_leader")] == after[sample("scheduler", "scheduler_workers")] == 1
+    assert 0 < after[sample("memory", "weight_cache_used_bytes")] < after[sample("memory", "weight_cache_budget_bytes")]
 
 
 async def _check_one_trace(receiver: OtlpReceiver) -> None:

@@ -1,13 +1,15 @@
 """The memory service's process: `python -m hekaton_memory`."""
 
 import asyncio
-from contextlib import aclosing, closing
+from contextlib import ExitStack, aclosing, closing
 
 from hekaton.config import MemorySettings
+from hekaton.metrics import serving_metrics
 from hekaton.rpc.server import new_id, run, serving
 from hekaton.store.connect import connect
 from hekaton_memory.builds import Builds
 from hekaton_memory.cache import Cache
+from hekaton_memory.metrics import metrics_of
 from hekaton_memory.registration import Registration
 from hekaton_memory.segments import Segments
 from hekaton_memory.service import servicer
@@ -20,8 +22,10 @@ LEASE_FACTOR = 2
 async def main(settings: MemorySettings, stop: asyncio.Event) -> None:
     """Serves until `stop`, then removes every image: who has one mapped keeps its bytes until he lets go."""
     memory_id = settings.memory_id or new_id("memory")
-    with closing(Segments(settings.segment_dir)) as segments:
+    with ExitStack() as stack:
+        segments = stack.enter_context(closing(Segments(settings.segment_dir)))
         cache = Cache(segments, settings.host_memory)
+        stack.enter_context(serving_metrics(settings, metrics_of(cache)))
         builds = Builds(segments, cache, settings.builders)
         weights = Weights(segments, cache, builds, settings.lease_s * LEASE_FACTOR)
         async with (

@@ -42,12 +42,14 @@ class Cache:
         self._leases: dict[str, Lease] = {}
         self._images: OrderedDict[str, int] = OrderedDict(segments.adopt())
         self.budget_bytes = budget_bytes
+        self.reaped = 0
+        """Leases that ran out."""
         while self.used_bytes > budget_bytes:
             self._evict(next(iter(self._images)))
 
     @property
     def used_bytes(self) -> int:
-        return sum(self._images.values())
+        return sum(list(self._images.values()))
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._images
@@ -142,6 +144,7 @@ class Cache:
         for lease in [lease for lease in self._leases.values() if lease.expires_s <= now_s]:
             log.warning("lease ran out", lease_id=lease.lease_id, holder_id=lease.holder_id, digest=lease.digest)
             del self._leases[lease.lease_id]
+            self.reaped += 1
 
     def check_integrity(self) -> None:
         """Raises RuntimeError if the books and the directory differ."""

@@ -20,15 +20,17 @@ from hekaton_router.detokenizer import Decoding, Detokenizer
 from hekaton_router.intake import Intake
 from hekaton_router.keeper import Keeper, Reading
 from hekaton_router.live import LiveRequest
+from hekaton_router.metrics import RouterMetrics
 
 log = structlog.get_logger(__name__)
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
-    def __init__(self, settings: RouterSettings, intake: Intake, keeper: Keeper) -> None:
+    def __init__(self, settings: RouterSettings, intake: Intake, keeper: Keeper, metrics: RouterMetrics) -> None:
         self._settings = settings
         self._intake = intake
         self._keeper = keeper
+        self._metrics = metrics
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
         async with aclosing(self.generate(request, self._budget_s(context))) as events:
@@ -42,15 +44,17 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         admitted = await self._intake.admit(request, ends_s)
         record = admitted.record
         _describe(record)
-        with self._keeper.hold(record, ends_s) as reading:
+        with self._metrics.measured(record) as meter, self._keeper.hold(record, ends_s) as reading:
+            reading.live.on_tokens = meter.tokens
             await self._keeper.accept(reading.live, admitted.prompt, ends_s - clock())
+            meter.accepted()
             log.info("accepted", model=record.model, prompt_tokens=record.prompt_tokens)
             yield pb.GenerateResponse(accepted=_accepted(record))
             output = Output(reading, admitted.codec.decoding)
             while (tokens := await output.next()) is not None:
                 yield pb.GenerateResponse(tokens=tokens)
             finished = reading.live.outcome()
-            _conclude(finished)
+            meter.finished(_conclude(finished))
             yield pb.GenerateResponse(finished=finished)
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> AsyncIterator[pb.ResumeResponse]:
@@ -158,7 +162,8 @@ def _describe(record: RequestRecord) -> None:
     )
 
 
-def _conclude(finished: pb.Finished) -> None:
+def _conclude(finished: pb.Finished) -> str:
+    """Names the end in this call's logs and span; its reason."""
     reason = convert.finish_from_pb(finished.reason)
     log.info("finished", reason=reason, tokens=finished.stats.completion_tokens, worker_id=finished.stats.worker_id)
     trace.get_current_span().set_attributes(
@@ -169,3 +174,4 @@ def _conclude(finished: pb.Finished) -> None:
             telemetry.EPOCH: finished.stats.epoch,
         }
     )
+    return reason

@@ -1,7 +1,7 @@
 """The requests whose clients are connected to this router."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from hekaton.errors import AlreadyExists, Cancelled, Diverged, HekatonError, ResumedElsewhere
 from hekaton.facts import RequestRecord
@@ -37,6 +37,8 @@ class LiveRequest:
         self.seen_ended = False
         self.timer: asyncio.TimerHandle | None = None
         """At its deadline."""
+        self.on_tokens: Callable[[int], None] = lambda count: None
+        """Told how many tokens are new, as they come."""
         self._changed = asyncio.Event()
 
     def assign(self, epoch: int, worker_id: str) -> bool:
@@ -60,6 +62,8 @@ class LiveRequest:
             self.stop(self._diverged())
             return
         self.token_ids += token_ids[known - first_index :]
+        if len(self.token_ids) > known:
+            self.on_tokens(len(self.token_ids) - known)
         self._changed.set()
 
     def finish(self, epoch: int, end: inference_pb2.Finished | HekatonError) -> None:

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from hekaton.config import RouterSettings
 from hekaton.errors import StaleTerm, StoreUnavailable
+from hekaton.metrics import serving_metrics
 from hekaton.rpc.server import RunningServer, Servicer, new_id, serving
 from hekaton.store.catalog import Catalog
 from hekaton.store.connect import connect
@@ -27,6 +28,7 @@ from hekaton_router.keeper import Keeper
 from hekaton_router.links import Links
 from hekaton_router.live import LiveRequests
 from hekaton_router.memories import Memories
+from hekaton_router.metrics import RouterMetrics
 from hekaton_router.models import ModelServicer
 from hekaton_router.patience import Patience
 from hekaton_router.pool import PoolServicer
@@ -58,7 +60,8 @@ class Router:
             self.router_id, store, live, self.links, self.chores, patience, settings.max_queued_requests
         )
         intake = Intake(settings, self.router_id, catalog, self.view, tokenizers, patience)
-        self._inference = InferenceServicer(settings, intake, self.keeper)
+        self.metrics = RouterMetrics(live, self.view)
+        self._inference = InferenceServicer(settings, intake, self.keeper, self.metrics)
         self._models = ModelServicer(settings, catalog, self.view, memories)
         self.http = http_app(settings, self._inference, catalog, self._ready)
         self.pool = PoolServicer(self.view, store, Leadership(redis), group)
@@ -126,13 +129,15 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
     async with connect(settings.redis_url) as redis:
         group = asyncio.TaskGroup()
         router = Router(settings, redis, group)
+        metrics = serving_metrics(settings, router.metrics.registry)
         served = serving(settings, router.servicers(), max_message_bytes=settings.max_message_bytes)
-        async with served as server, serving_http(settings, router.http) as http, group:
-            chores = [group.create_task(router.chores.run()), group.create_task(router.keeper.run())]
-            heartbeat = group.create_task(router.heartbeat(server, http, stop))
-            await stop.wait()
-            router.pool.close()
-            await asyncio.gather(*(one.drain(settings.drain_timeout_s) for one in (server, http) if one))
-            await end(heartbeat)
-            await router.leave()
-            await end(*chores)
+        with metrics:
+            async with served as server, serving_http(settings, router.http) as http, group:
+                chores = [group.create_task(router.chores.run()), group.create_task(router.keeper.run())]
+                heartbeat = group.create_task(router.heartbeat(server, http, stop))
+                await stop.wait()
+                router.pool.close()
+                await asyncio.gather(*(one.drain(settings.drain_timeout_s) for one in (server, http) if one))
+                await end(heartbeat)
+                await router.leave()
+                await end(*chores)

@@ -83,7 +83,7 @@ class Pool:
         return sorted(self._workers)
 
     def placed(self) -> int:
-        return sum(len(worker.requests) for worker in self._workers.values())
+        return sum(len(worker.requests) for worker in list(self._workers.values()))
 
 
 def _view(worker: _Worker) -> PoolWorker:

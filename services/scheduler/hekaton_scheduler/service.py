@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from hekaton.config import SchedulerSettings
 from hekaton.errors import StaleTerm, StoreUnavailable
+from hekaton.metrics import serving_metrics
 from hekaton.rpc.interceptors import Context
 from hekaton.rpc.server import Servicer, new_id, serving
 from hekaton.store.connect import connect
@@ -19,6 +20,7 @@ from hekaton.tasks import end, forever
 from hekaton.v1 import scheduler_pb2 as pb
 from hekaton.v1 import scheduler_pb2_grpc
 from hekaton_scheduler.leader import Election
+from hekaton_scheduler.metrics import metrics_of
 from hekaton_scheduler.reign import Reign
 
 log = structlog.get_logger(__name__)
@@ -39,14 +41,17 @@ class Scheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def GetSchedulerStatus(
         self, request: pb.GetSchedulerStatusRequest, context: Context
     ) -> pb.GetSchedulerStatusResponse:
+        return self.status()
+
+    def status(self) -> pb.GetSchedulerStatusResponse:
         status = pb.GetSchedulerStatusResponse(
             scheduler_id=self._id, leader=self._reign is not None, term=self._election.term
         )
-        if self._reign:
-            status.waiting_requests = self._reign.placer.waiting
-            status.placed_requests = self._reign.pool.placed()
-            status.placements = self._reign.placer.placements
-            status.connected_worker_ids.extend(self._reign.pool.worker_ids())
+        if reign := self._reign:
+            status.waiting_requests = reign.placer.waiting
+            status.placed_requests = reign.pool.placed()
+            status.placements = reign.placer.placements
+            status.connected_worker_ids.extend(reign.pool.worker_ids())
         return status
 
     async def run(self) -> None:
@@ -85,15 +90,16 @@ async def main(settings: SchedulerSettings, stop: asyncio.Event) -> None:
     """Stands by and leads until `stop`."""
     async with connect(settings.redis_url) as redis, asyncio.TaskGroup() as group:
         scheduler = Scheduler(settings, redis)
-        async with serving(settings, [servicer(scheduler)]) as server:
-            tasks = [
-                group.create_task(scheduler.run(), name="election"),
-                group.create_task(scheduler.stay_registered(server.address, stop), name="heartbeat"),
-            ]
-            await server.set_serving(True)
-            await stop.wait()
-            await server.set_serving(False)
-            await end(*tasks)
+        with serving_metrics(settings, metrics_of(scheduler.status)):
+            async with serving(settings, [servicer(scheduler)]) as server:
+                tasks = [
+                    group.create_task(scheduler.run(), name="election"),
+                    group.create_task(scheduler.stay_registered(server.address, stop), name="heartbeat"),
+                ]
+                await server.set_serving(True)
+                await stop.wait()
+                await server.set_serving(False)
+                await end(*tasks)
         await scheduler.leave()
 
 

@@ -12,6 +12,7 @@ from hekaton.config import WorkerSettings
 from hekaton.engine import messages
 from hekaton.engine.options import EngineOptions
 from hekaton.errors import EngineFailed, HekatonError, InvalidArgument
+from hekaton.metrics import serving_metrics
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.server import Servicer, new_id, serving
 from hekaton.store.catalog import Catalog
@@ -28,6 +29,7 @@ from hekaton_worker.desk import Desk
 from hekaton_worker.engine import EngineKeeper
 from hekaton_worker.flow import Flow
 from hekaton_worker.images import Images
+from hekaton_worker.metrics import WorkerMetrics
 from hekaton_worker.models import KnownModels
 from hekaton_worker.registration import Registration
 from hekaton_worker.service import WorkerServicer, servicer
@@ -53,6 +55,7 @@ class Worker:
         self.board = StatusBoard(worker_id, settings.role)
         self.engine = EngineKeeper(_options(settings, worker_id), self._engine_started, self._engine_said)
         self.registration = Registration(Registry(redis, Kind.WORKER), self.board, settings)
+        self.metrics = WorkerMetrics(self.board)
         self._turns = Turns(worker_id)
         self._streams = TokenStreams()
         self._models = KnownModels(Catalog(redis))
@@ -152,8 +155,10 @@ class Worker:
                     self._control.report()
             case messages.TurnEnded(turn=turn):
                 self._turns.add(turn, self.engine.started_s)
+                self.metrics.turn(turn)
                 self._desk.turn_ended(turn)
             case messages.LoadEnded():
+                self.metrics.loaded(event)
                 self._copied(event)
             case messages.Ready():
                 self.board.restart(event)
@@ -186,6 +191,7 @@ async def main(settings: WorkerSettings, stop: asyncio.Event) -> None:
             memory = memory_pb2_grpc.MemoryServiceStub(channel)
         group = await stack.enter_async_context(asyncio.TaskGroup())
         worker = Worker(settings, redis, memory, Crew(group))
+        stack.enter_context(serving_metrics(settings, worker.metrics.registry))
         async with serving(settings, [worker.servicer()]) as server:
             worker.start(server.address, stop)
             if await worker.ready(stop):

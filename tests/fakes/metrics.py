@@ -1,0 +1,29 @@
+"""Scraping, as Prometheus does it: with the official parser."""
+
+import asyncio
+import urllib.request
+from collections.abc import Mapping
+
+from prometheus_client.parser import text_string_to_metric_families
+
+Key = tuple[str, str, frozenset[tuple[str, str]]]
+
+
+def sample(service: str, name: str, **labels: str) -> Key:
+    """One series of a service."""
+    return service, f"hekaton_{name}", frozenset(labels.items())
+
+
+async def scrape(addresses: Mapping[str, str]) -> dict[Key, float]:
+    """The value of every series, by service."""
+    values: dict[Key, float] = {}
+    for service, address in addresses.items():
+        for family in text_string_to_metric_families(await asyncio.to_thread(_read, address)):
+            for one in family.samples:
+                values[service, one.name, frozenset(one.labels.items())] = one.value
+    return values
+
+
+def _read(address: str) -> str:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())

@@ -1,0 +1,87 @@
+"""What is written of the metrics is what there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from hekaton.config import SchedulerSettings
+from hekaton.engine.messages import LoadEnded, Status
+from hekaton.errors import InvalidArgument
+from hekaton.facts import TurnRecord
+from hekaton.metrics import OTHER, ModelNames, serving_metrics
+from hekaton.store.connect import connect
+from hekaton.store.keys import Kind
+from hekaton.store.workers import Registry
+from hekaton.v1 import scheduler_pb2
+from hekaton_memory.cache import Cache
+from hekaton_memory.metrics import metrics_of as memory_metrics
+from hekaton_memory.segments import Segments
+from hekaton_router.live import LiveRequests
+from hekaton_router.metrics import RouterMetrics
+from hekaton_router.view import PoolView
+from hekaton_scheduler.metrics import metrics_of as scheduler_metrics
+from hekaton_worker.metrics import WorkerMetrics
+from hekaton_worker.status import StatusBoard
+
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def names(registry: CollectorRegistry) -> set[str]:
+    """As they are scraped."""
+    suffixes = {"counter": "_total"}
+    found = {family.name + suffixes.get(family.type, "") for family in registry.collect()}
+    return {name.removeprefix("hekaton_") for name in found}
+
+
+async def test_the_documentation_names_every_metric_and_no_other(tmp_path: Path) -> None:
+    redis = connect("redis://127.0.0.1:1")
+    view = PoolView(Registry(redis, Kind.WORKER), Registry(redis, Kind.MEMORY))
+    documented = set()
+    for line in DOCS.read_text().splitlines():
+        if line.startswith("| `"):
+            documented |= set(re.findall(r"`([a-z_0-9]+)`", line.split("|")[1]))
+    registries = [
+        RouterMetrics(LiveRequests(), view).registry,
+        WorkerMetrics(StatusBoard("w")).registry,
+        scheduler_metrics(scheduler_pb2.GetSchedulerStatusResponse),
+    ]
+    segments = Segments(tmp_path)
+    try:
+        registries.append(memory_metrics(Cache(segments, 1)))
+    finally:
+        segments.close()
+    assert set().union(*(names(registry) for registry in registries)) == documented
+
+
+async def test_turns_and_loads_are_counted() -> None:
+    board = StatusBoard("w")
+    metrics = WorkerMetrics(board)
+    metrics.turn(TurnRecord(0, "w", "m", 0.0, 1.0, 0.25, True, 10, 1, 1, ("a", "b")))
+    metrics.turn(TurnRecord(1, "w", "m", 1.0, 1.0, 0.0, False, 0, 1, 1, ()))
+    metrics.loaded(LoadEnded("m", 0.5, 10))
+    board.update(Status("m", ("m",), ("n",), 5, 0, 1, 2, 1, 7))
+    value = metrics.registry.get_sample_value
+    assert value("hekaton_model_switches_total", {"model_name": "m"}) == 1
+    assert value("hekaton_preemptions_total", {"model_name": "m"}) == 2
+    assert value("hekaton_model_switch_seconds_sum", {"phase": "exposed"}) == 0.25
+    assert value("hekaton_model_switch_seconds_sum", {"phase": "copy"}) == 0.5
+    assert value("hekaton_copied_bytes_total", {"model_name": "m"}) == 10
+    assert value("hekaton_model_state", {"model_name": "n", "state": "loading"}) == 1
+    assert value("hekaton_worker_tokens_total") == 7
+
+
+def test_the_label_of_models_is_bounded() -> None:
+    name = ModelNames(most=2)
+    assert [name(model) for model in ("a", "b", "c", "a")] == ["a", "b", OTHER, "a"]
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "nowhere", "127.0.0.1:99999"])
+def test_a_bad_address_is_refused(address: str) -> None:
+    settings = SchedulerSettings(redis_url="redis://unused", metrics_listen=address)
+    with (
+        pytest.raises(InvalidArgument, match=r"metrics_listen=|cannot listen"),
+        serving_metrics(settings, CollectorRegistry()),
+    ):
+        pass
