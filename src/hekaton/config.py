@@ -113,6 +113,9 @@ class WorkerSettings(PolicySettings):
         None, description="host memory for KV off the device; half of device_memory if unset, 0: compute it again"
     )
     host_kv_dir: Path = Field(Path("/dev/shm"), description="where that memory is taken; a tmpfs")
+    copy_bandwidth: ByteSize = Field(
+        ByteSize(0), description="most bytes a second of copies to and from the device, to emulate a bus; 0: no limit"
+    )
     threads: int = Field(1, ge=1, description="torch threads; more than one only if one worker owns the machine")
     memory_address: str = Field("", description="this host's memory service; not needed by emulated devices")
     role: Role = Field(Role.ANY, description="phase of requests that it serves; policy aegaeon needs prefill or decode")

@@ -220,4 +220,5 @@ def _options(settings: WorkerSettings, worker_id: str) -> EngineOptions:
         prefill_chunk_tokens=settings.prefill_chunk_tokens,
         host_kv_memory_bytes=settings.host_kv_memory_bytes,
         host_kv_dir=str(settings.host_kv_dir),
+        copy_bytes_per_s=settings.copy_bandwidth,
     )

@@ -108,6 +108,13 @@ class EmulatedEngine:
         self._settle()
         return frozenset(load.model for load in self._loads)
 
+    def startable(self) -> frozenset[str]:
+        """As in the simulator, a step begins when all weights are there."""
+        return self.resident()
+
+    def hurry(self, model: str) -> None:
+        """As in the simulator, loads keep their order."""
+
     def begin_load(self, model: str) -> bool:
         nbytes = self._specs[model].weight_bytes
         if model in self.resident() | self.loading():

@@ -101,6 +101,7 @@ def build_engine(options: EngineOptions) -> Engine:
         options.threads,
         options.host_kv_memory_bytes,
         Path(options.host_kv_dir) if options.host_kv_dir else None,
+        options.copy_bytes_per_s,
     )
 
 

@@ -64,8 +64,17 @@ class Engine(Protocol):
 
     def loading(self) -> frozenset[str]: ...
 
+    def startable(self) -> frozenset[str]:
+        """Models that can step: resident ones, and those whose first weights have come.
+
+        A step of the latter waits, part by part, for what it needs.
+        """
+
     def begin_load(self, model: str) -> bool:
         """Starts to copy a model's weights beside compute. False if they do not fit now: evict something first."""
+
+    def hurry(self, model: str) -> None:
+        """Lets a load go before others, where there is a choice; nothing happens if there is no such load."""
 
     def evict(self, model: str) -> None:
         """Frees a resident model's weights, or cancels its load. KV stays."""
@@ -98,9 +107,9 @@ class Engine(Protocol):
         """KV that has come back since the last call."""
 
     def step(self, model: str, items: Sequence[StepItem]) -> list[int | None]:
-        """Runs one step of a resident model. One sampled token per item (None where sampling is None).
+        """Runs one step of a startable model. One sampled token per item (None where sampling is None).
 
-        Raises EngineFailed naming the request if one request's numbers are not finite.
+        Raises EngineFailed naming the request if one request's numbers are not finite, and if the model's load fails.
         """
 
     def costs(self, model: str) -> ModelCosts: ...

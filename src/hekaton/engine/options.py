@@ -29,6 +29,8 @@ class EngineOptions:
     """Host memory for KV that leaves the device; 0: it is computed again."""
     host_kv_dir: str = ""
     """Where its file is made; the directory for temporary files if empty."""
+    copy_bytes_per_s: int = 0
+    """Limit of copies to and from the device; 0: none."""
 
     def to_argv(self) -> list[str]:
         given = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -57,5 +59,6 @@ def parse(argv: Sequence[str] | None) -> tuple[int, EngineOptions]:
     parser.add_argument("--prefill-chunk-tokens", type=int, default=512)
     parser.add_argument("--host-kv-memory-bytes", type=int, default=0)
     parser.add_argument("--host-kv-dir", default="")
+    parser.add_argument("--copy-bytes-per-s", type=int, default=0)
     parsed = parser.parse_args(argv)
     return parsed.fd, EngineOptions.from_namespace(parsed)

@@ -5,7 +5,7 @@ nothing is constructed or copied.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 import transformers
@@ -40,6 +40,16 @@ class Skeleton:
             place[attribute] = parameters[name]
         self.bound = model
 
+    def parts(self) -> list[tuple[nn.Module, frozenset[str]]]:
+        """The modules that compute one after the other, with the slots in each; first the whole, with all others."""
+        found: list[tuple[nn.Module, frozenset[str]]] = []
+        for path, module in _parts(self.module, ""):
+            own = frozenset(name for name in self._slots if name.startswith(f"{path}."))
+            if own:
+                found.append((module, own))
+        others = frozenset(self._slots).difference(*(names for _, names in found))
+        return [(self.module, others), *found]
+
     def missing(self, names: set[str]) -> set[str]:
         """Slots that an image with these names would leave empty."""
         return set(self._slots) - names
@@ -56,6 +66,18 @@ def _slots(module: nn.Module) -> dict[str, tuple[nn.Module, str]]:
         path, _, attribute = name.rpartition(".")
         slots[name] = (module.get_submodule(path), attribute)
     return slots
+
+
+def _parts(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    """Decoder layers, and whatever stands beside their list: embedding, last norm, head."""
+    for name, child in module.named_children():
+        inner = f"{path}.{name}" if path else name
+        if isinstance(child, nn.ModuleList):
+            yield from ((f"{inner}.{index}", layer) for index, layer in enumerate(child))
+        elif any(isinstance(one, nn.ModuleList) for one in child.modules()):
+            yield from _parts(child, inner)
+        else:
+            yield inner, child
 
 
 def _rebuild_buffers(model: transformers.PreTrainedModel, device: torch.device) -> None:

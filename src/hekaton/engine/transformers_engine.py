@@ -23,7 +23,7 @@ from hekaton.engine.sampler import sample
 from hekaton.engine.skeleton import Skeleton
 from hekaton.engine.supported import kv_size
 from hekaton.engine.swaps import Swaps
-from hekaton.engine.weights import check_image, mapped, move, parameters, shift
+from hekaton.engine.weights import Gate, check_image, gated, gates, mapped, move, parameters, shift
 from hekaton.errors import EngineFailed, ModelTooLarge
 from hekaton.facts import Image, ModelSpec
 from hekaton.policy.types import ModelCosts
@@ -48,6 +48,9 @@ class _Model:
     extent: Extent | None = None
     job: CopyJob | None = None
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
+    """Made once: it takes milliseconds. Views of the device from `views_at` on."""
+    views_at: int = 0
+    gates: list[Gate] = field(default_factory=list)
 
 
 class TransformersEngine:
@@ -60,6 +63,7 @@ class TransformersEngine:
         threads: int = 1,
         host_kv_memory_bytes: int = 0,
         host_kv_dir: Path | None = None,
+        copy_bytes_per_s: int = 0,
     ) -> None:
         torch.set_num_threads(threads)
         self.device = device
@@ -71,7 +75,7 @@ class TransformersEngine:
         self._kv = KvCache(self._memory, min(MAX_SLAB_BYTES, device_memory_bytes // SLABS_A_DEVICE))
         self._host = HostKv(host_kv_dir, host_kv_memory_bytes)
         self.host_kv_memory_bytes = self._host.limit_bytes
-        self._copier = Copier(self._device)
+        self._copier = Copier(self._device, copy_bytes_per_s)
         self._swaps = Swaps(self._kv, self._buffer, self._host, self._copier)
         self._loads: list[LoadResult] = []
         self._returns: list[SwapResult] = []
@@ -102,6 +106,9 @@ class TransformersEngine:
             known.shape = _block_shape(known.skeleton, known.spec.dtype)
         check_image(known.skeleton, known.spec, image)
         known.source = mapped(Path(image.path), image.nbytes)
+        if not known.parameters:
+            known.parameters = parameters(image, self._buffer)
+            known.gates = gates(known.skeleton, image)
 
     def resident(self) -> frozenset[str]:
         return frozenset(name for name, model in self._models.items() if model.extent and not model.job)
@@ -109,21 +116,31 @@ class TransformersEngine:
     def loading(self) -> frozenset[str]:
         return frozenset(name for name, model in self._models.items() if model.job)
 
+    def startable(self) -> frozenset[str]:
+        begun = (name for name, model in self._models.items() if model.job and model.job.done)
+        return self.resident().union(begun)
+
+    def hurry(self, model: str) -> None:
+        job = self._models[model].job
+        if job is not None:
+            self._copier.hurry(job)
+
     def begin_load(self, model: str) -> bool:
         known = self._models[model]
         if known.extent is not None:
             return True
-        if known.source is None or known.image is None:
+        if known.source is None:
             raise EngineFailed(f"model {model} has no image to load from")
         extent = self._allocate(known.source.numel())
         if extent is None:
             return False
         self._end_kernels()
         target = self._buffer[extent.start : extent.end]
-        known.extent, known.job = extent, CopyJob(name=model, pieces=chunks(known.source, target))
+        pieces = chunks(known.source, target, self._copier.piece_bytes)
+        known.extent, known.job = extent, CopyJob(name=model, pieces=pieces)
         self._copier.submit(known.job)
-        # Made while the copy runs: it takes some milliseconds.
-        known.parameters = parameters(known.image, target)
+        # While the copy runs.
+        _look_at(known, extent.start)
         return True
 
     def evict(self, model: str) -> None:
@@ -133,7 +150,7 @@ class TransformersEngine:
             known.job = None
         if known.extent is not None:
             self._memory.free(known.extent)
-            known.extent, known.parameters = None, {}
+            known.extent = None
             if known.skeleton is not None and known.skeleton.bound == model:
                 known.skeleton.bound = ""
 
@@ -180,9 +197,9 @@ class TransformersEngine:
         return True
 
     def bind(self, model: str) -> tuple[Skeleton, BlockShape]:
-        """Makes a resident model the one that its module tree computes; nothing is copied. `step` calls it."""
+        """Makes a model on the device the one that its module tree computes; nothing is copied. `step` calls it."""
         known = self._models[model]
-        if known.skeleton is None or known.shape is None or known.extent is None or known.job is not None:
+        if known.skeleton is None or known.shape is None or known.extent is None:
             raise EngineFailed(f"model {model} is not on the device")
         if known.skeleton.bound != model:
             known.skeleton.bind(model, known.parameters)
@@ -190,12 +207,20 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def step(self, model: str, items: Sequence[StepItem]) -> list[int | None]:
+        known = self._models[model]
+        if known.job is not None:
+            with gated(known.gates, partial(self._await_weights, known, known.job)):
+                return self._step(known, items)
         started_s = time.monotonic()
-        logits = self._forward(*self.bind(model), items)
+        tokens = self._step(known, items)
+        fed = sum(len(item.token_ids) for item in items)
+        known.meter.stepped(fed, len(items), time.monotonic() - started_s)
+        return tokens
+
+    def _step(self, known: _Model, items: Sequence[StepItem]) -> list[int | None]:
+        logits = self._forward(*self.bind(known.name), items)
         sampled = [item for item in items if item.sampling is not None]
         tokens = iter(sample(logits, sampled) if sampled else ())
-        fed = sum(len(item.token_ids) for item in items)
-        self._models[model].meter.stepped(fed, len(items), time.monotonic() - started_s)
         return [next(tokens) if item.sampling is not None else None for item in items]
 
     def costs(self, model: str) -> ModelCosts:
@@ -257,6 +282,17 @@ class TransformersEngine:
                 if job.error:
                     self._kv.drop(job.name)
 
+    def _await_weights(self, known: _Model, job: CopyJob, nbytes: int) -> None:
+        """Returns when the image's first `nbytes` bytes are on the device.
+
+        The copy thread says so when they are there, which is right for CUDA too. A wait on its stream for an event that
+        was recorded behind the piece would let kernels be launched meanwhile; its place is here.
+        """
+        pieces = -(-nbytes // self._copier.piece_bytes)
+        self._copier.wait(job, pieces)
+        if job.done < pieces:
+            raise EngineFailed(f"loading {known.name} failed: {job.error}")
+
     def _end_kernels(self) -> None:
         """Before a copy: kernels that are still under way may use its bytes."""
         if self._device.type == "cuda":
@@ -282,9 +318,8 @@ class TransformersEngine:
         moved = gather(self._memory, self._kv, extents, nbytes, partial(move, self._buffer))
         for model in still:
             if model.extent in moved:
-                place = moved[model.extent]
-                shift(model.parameters.values(), place.start - model.extent.start)
-                model.extent = place
+                model.extent = moved[model.extent]
+                _look_at(model, model.extent.start)
         return self._memory.largest_free_bytes >= nbytes
 
     def _cache(self, shape: BlockShape) -> Tensor:
@@ -302,6 +337,13 @@ class TransformersEngine:
         if key not in self._skeletons:
             self._skeletons[key] = Skeleton(config_json, getattr(torch, dtype), self._device)
         return self._skeletons[key]
+
+
+def _look_at(model: _Model, start: int) -> None:
+    """Lets a model's parameters look at the extent that begins there."""
+    if start != model.views_at:
+        shift(model.parameters.values(), start - model.views_at)
+        model.views_at = start
 
 
 def _block_shape(skeleton: Skeleton, dtype: str) -> BlockShape:

@@ -128,7 +128,7 @@ class TurnLoop:
             self._decide(now)
             self._images.sweep(self._desk.models())
             self.check_integrity()
-        stepped = self._turn is not None and self._turn.model in self._engine.resident() and self._step(self._turn)
+        stepped = self._turn is not None and self._turn.model in self._engine.startable() and self._step(self._turn)
         running = self._turn.model if self._turn else ""
         self._reporter.report(running, self._desk.live, self._log, self._clock())
         return stepped or self._undecided
@@ -192,7 +192,10 @@ class TurnLoop:
             running = turn.model if turn.model != model else ""
             if model not in present and not self._room.for_weights(model, now_s, running):
                 self._undecided = True
-        coming = self._engine.loading() | (self._engine.resident() & set(turn.prefetch))
+        loading = self._engine.loading()
+        if first := next((model for model in (turn.model, *turn.prefetch) if model in loading), ""):
+            self._engine.hurry(first)
+        coming = loading | (self._engine.resident() & set(turn.prefetch))
         self._memory.fetch_beside(one for one in self._desk.live.values() if one.model in coming)
 
     def _leave(self, now_s: float) -> None:

@@ -26,6 +26,9 @@ class Views:
         started_s = turn.first_step_s if turn else None
         # A model whose weights have just come runs already, lest it be displaced before its first step.
         runs = turn is not None and (started_s is not None or turn.model in resident)
+        if turn and started_s is not None and turn.model in loading:
+            # It steps while the rest of its weights comes.
+            resident |= {turn.model}
         return WorkerView(
             running=turn.model if turn and runs else None,
             turn_started_s=now_s if started_s is None else started_s,

@@ -2,7 +2,9 @@
 
 import mmap
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,33 @@ def parameters(image: Image, target: Tensor) -> dict[str, nn.Parameter]:
         for name in (entry.name, *entry.aliases):
             found[name] = parameter
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A part of a module tree that may compute when this many bytes of the image are there."""
+
+    module: nn.Module
+    nbytes: int
+
+
+def gates(skeleton: Skeleton, image: Image) -> list[Gate]:
+    """One for each part of the tree."""
+    ends = {name: entry.offset + entry.nbytes for entry in image.tensors for name in (entry.name, *entry.aliases)}
+    return [Gate(module, max((ends[name] for name in names), default=0)) for module, names in skeleton.parts()]
+
+
+@contextmanager
+def gated(parts: Iterable[Gate], wait: Callable[[int], None]) -> Iterator[None]:
+    """Within the block every part calls `wait` with its number of bytes before it computes."""
+    with ExitStack() as hooks:
+        for part in parts:
+            hooks.callback(part.module.register_forward_pre_hook(_hook(part.nbytes, wait)).remove)
+        yield
+
+
+def _hook(nbytes: int, wait: Callable[[int], None]) -> Callable[[nn.Module, object], None]:
+    return lambda module, args: wait(nbytes)
 
 
 def shift(views: Iterable[nn.Parameter], nbytes: int) -> None:

@@ -86,6 +86,56 @@ def test_urgent_jobs_go_before_others_that_have_begun_and_keep_their_order(copie
     assert order[-1] == "weights"
 
 
+def test_a_hurried_job_goes_before_one_of_its_kind_that_has_begun(copier: Copier) -> None:
+    at_first, go_on = threading.Event(), threading.Event()
+
+    def held(pieces: Iterator[Piece]) -> Iterator[Piece]:
+        yield next(pieces)
+        at_first.set()
+        assert go_on.wait(WAIT_S)
+        yield from pieces
+
+    first, second, third = (job_of(name, 3 * CHUNK_BYTES) for name in ("first", "second", "third"))
+    first.pieces = held(first.pieces)
+    copier.submit(first)
+    copier.submit(second)
+    copier.submit(third)
+    assert at_first.wait(WAIT_S)
+    copier.hurry(third)
+    go_on.set()
+    assert results(copier, 3) == [third, first, second]
+    assert all(torch.equal(job.source, job.target) for job in (first, second, third))
+
+
+def test_a_limited_bus_takes_its_time() -> None:
+    copier = Copier(torch.device("cpu"), bytes_per_s=10 << 20)
+    job = job_of("m", 1 << 20)
+    job.pieces = chunks(job.source, job.target, copier.piece_bytes)
+    copier.submit(job)
+    assert results(copier, 1) == [job]
+    assert job.duration_s >= 0.09
+    assert job.done >= 10
+    assert torch.equal(job.source, job.target)
+    copier.close()
+
+
+def test_the_first_piece_of_weights_is_told(copier: Copier) -> None:
+    job, go_on = job_of("m", 2 * CHUNK_BYTES), threading.Event()
+
+    def held(pieces: Iterator[Piece]) -> Iterator[Piece]:
+        yield next(pieces)
+        assert go_on.wait(WAIT_S)
+        yield from pieces
+
+    job.pieces = held(job.pieces)
+    copier.submit(job)
+    assert readable(copier, WAIT_S)
+    assert copier.results() == []
+    assert job.done == 1
+    go_on.set()
+    assert results(copier, 1) == [job]
+
+
 def test_one_can_wait_for_some_of_a_jobs_pieces(copier: Copier) -> None:
     job = job_of("m", 3 * CHUNK_BYTES)
     copier.submit(job)

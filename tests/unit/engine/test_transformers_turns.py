@@ -3,7 +3,7 @@
 import select
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from fakes.checkpoints import write_checkpoint
 from fakes.tinymodels import TinyModel, image_of, prompt_of
+from hekaton.engine.interface import StepItem
 from hekaton.engine.messages import (
     AddModel,
     Command,
@@ -63,6 +64,21 @@ class CountingEngine(TransformersEngine):
         began = super().swap_in(request_id)
         self.returns += began
         return began
+
+
+class SlowBusEngine(CountingEngine):
+    """Counts the steps of models whose load is under way."""
+
+    early_steps = 0
+
+    def __init__(self, device: str, device_memory_bytes: int, *, host_kv_memory_bytes: int) -> None:
+        super().__init__(
+            device, device_memory_bytes, host_kv_memory_bytes=host_kv_memory_bytes, copy_bytes_per_s=20 << 20
+        )
+
+    def step(self, model: str, items: Sequence[StepItem]) -> list[int | None]:
+        self.early_steps += model in self.loading()
+        return super().step(model, items)
 
 
 class ForgetfulHostEngine(CountingEngine):
@@ -183,6 +199,22 @@ def test_kv_that_changed_on_the_host_is_computed_again_and_the_streams_are_exact
     assert loop.engine.returns
     for request_id, (name, prompt) in prompts.items():
         assert oracle(name, prompt, loop.tokens[request_id]).first_difference is None, request_id
+    loop.close()
+
+
+def test_the_turn_loop_starts_models_whose_weights_are_on_their_way(
+    models: dict[str, TinyModel], oracle: Oracle
+) -> None:
+    names = ("llama", "qwen2")
+    loop = RealLoop({name: models[name] for name in names}, 300_000, SlackTurns(), 0, SlowBusEngine)
+    for name in names:
+        loop.submit(name, name, prompt_of(33, 4))
+    loop.run(len(names))
+    assert isinstance(loop.engine, SlowBusEngine)
+    assert loop.engine.early_steps >= 2
+    for name in names:
+        assert loop.ended[name].finish is FinishReason.LENGTH, loop.ended[name].error
+        assert oracle(name, prompt_of(33, 4), loop.tokens[name]).first_difference is None
     loop.close()
 
 
