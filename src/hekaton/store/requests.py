@@ -34,6 +34,8 @@ CHECKPOINT_BATCH = 256
 """Requests in one checkpoint script, so that it holds up nobody."""
 Produced = tuple[str, int, Sequence[int]]
 """Request id, epoch, ids of all tokens produced so far."""
+Placement = tuple[str, str, str]
+"""Ids of a request, of its queue entry and of a worker."""
 T = TypeVar("T")
 _Holders = tuple[tuple[RequestState, str, int], ...]
 
@@ -122,9 +124,21 @@ class Requests:
 
         Raises StaleTerm if a newer leader is known.
         """
-        keys = (self._keys.request(request_id), self._keys.queue, self._keys.term, self._keys.held(worker_id))
-        epoch = await self._place(tuple[int, ...], keys, request_id, entry_id, worker_id, term)
-        return epoch[0] if epoch else None
+        [epoch] = await self.place_all([(request_id, entry_id, worker_id)], term)
+        return epoch
+
+    async def place_all(self, placements: Sequence[Placement], term: int) -> list[int | None]:
+        """`place` for each of them, in one exchange."""
+        keys = self._keys
+        calls = [
+            (
+                (keys.request(request_id), keys.queue, keys.term, keys.held(worker_id)),
+                (request_id, entry, worker_id, term),
+            )
+            for request_id, entry, worker_id in placements
+        ]
+        epochs = await self._place.each(tuple[int, ...], calls)
+        return [epoch[0] if epoch else None for epoch in epochs]
 
     async def discard(self, request_id: str, entry_id: str, term: int) -> None:
         """Takes an entry from the queue whose request is gone, or cannot be read and so → FAILED (INTERNAL).

@@ -49,3 +49,35 @@ def test_what_a_worker_holds_of_a_model() -> None:
     pool.connect(STATUS, [Placed("r1", 1, "m1"), Placed("r2", 1, "m2"), Placed("r3", 4, "m1")])
     assert pool.held("w1", "m1") == [Placed("r1", 1, "m1"), Placed("r3", 4, "m1")]
     assert pool.held("w2", "m1") == []
+
+
+def test_what_is_about_to_be_placed_counts_and_cannot_be_taken_away_yet() -> None:
+    pool = Pool()
+    pool.connect(STATUS, [])
+    placed = Placed("r1", 3, "m1")
+    pool.expect("w1", placed, 7)
+    assert (pool.views()[0].requests, pool.views()[0].prefill_tokens) == ({"m1": 1}, {"m1": 7})
+    assert pool.held("w1", "m1") == []
+    pool.confirm("w1", placed, 7)
+    assert pool.held("w1", "m1") == [placed]
+    assert (pool.views()[0].requests, pool.views()[0].prefill_tokens) == ({"m1": 1}, {"m1": 7})
+
+
+def test_what_was_placed_on_a_worker_that_connects_anew_meanwhile_is_held_there() -> None:
+    pool = Pool()
+    pool.connect(STATUS, [])
+    placed = Placed("r1", 3, "m1")
+    pool.expect("w1", placed, 7)
+    pool.connect(STATUS, [])
+    pool.confirm("w1", placed, 7)
+    assert pool.held("w1", "m1") == [placed]
+
+
+def test_what_was_not_placed_after_all_counts_no_more() -> None:
+    pool = Pool()
+    pool.connect(STATUS, [])
+    pool.expect("w1", Placed("r1", 3, "m1"), 0)
+    pool.remove("w1", "r1")
+    assert pool.views()[0].requests == {}
+    pool.add("w1", Placed("r1", 4, "m1"))
+    assert pool.held("w1", "m1") == [Placed("r1", 4, "m1")]

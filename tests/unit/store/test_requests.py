@@ -96,6 +96,22 @@ async def test_a_leader_of_an_older_term_cannot_place_or_requeue(requests: Reque
     assert await requests.held_by("w1") == (("r1", 1),)
 
 
+async def test_many_are_placed_in_one_exchange_each_for_itself(redis: Redis, requests: Requests, queue: Queue) -> None:
+    for name in ("r1", "r2", "r3"):
+        await requests.accept(record(name), PROMPT, 100)
+    await requests.cancel("r2")
+    entries = [
+        (name, entry_id, worker_id)
+        for (entry_id, name), worker_id in zip(await queue.read(TERM, 10, 0), "ab", strict=True)
+    ]
+    await redis.script_flush()
+    assert await requests.place_all([entries[0], ("r2", "1-1", "a"), entries[1]], TERM) == [1, None, 1]
+    assert (await requests.held_by("a"), await requests.held_by("b")) == ((("r1", 1),), (("r3", 1),))
+    assert await requests.place_all([], TERM) == []
+    with pytest.raises(StaleTerm):
+        await requests.place_all(entries, TERM - 1)
+
+
 async def test_a_stale_epoch_changes_nothing(requests: Requests, queue: Queue) -> None:
     first = await placed(requests, queue)
     await requests.requeue("r1", first, term=TERM, lost=True, max_attempts=3)
