@@ -12,6 +12,7 @@ from rich.table import Table
 from hekaton.cli import sim_options as options
 from hekaton.cli.common import console
 from hekaton.cli.sim_search import compare, sustain
+from hekaton.policy.admission import Admission
 from hekaton.sim import workload
 from hekaton.sim.catalog import names
 from hekaton.sim.popularity import Zipf
@@ -51,6 +52,7 @@ def run(
     seed: Annotated[int, typer.Option(help="Of the generated workload.")] = 0,
     ttft: options.Ttft = 10.0,
     tbt: options.Tbt = 0.1,
+    admission: options.AdmissionMode = Admission.QUEUE,
     as_json: options.Json = False,
 ) -> None:
     """Run one workload to its end and report how many tokens were on time."""
@@ -68,6 +70,7 @@ def run(
             switch_overhead_s=switch_overhead_ms / 1000,
             ttft_s=ttft,
             tbt_s=tbt,
+            admission=admission,
         )
         if workload_file:
             result = simulate(workload.read(workload_file), settings)

@@ -16,6 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from hekaton.cli.common import byte_size, stderr
 from hekaton.errors import HekatonError, InvalidArgument
+from hekaton.policy.admission import Admission
 from hekaton.sim import arrivals, lengths, market
 from hekaton.sim.arrivals import Arrivals, Gamma, OnOff, Poisson
 from hekaton.sim.host import HostSettings
@@ -66,6 +67,9 @@ ArrivalsFile = Annotated[
 ]
 Ttft = Annotated[float, typer.Option(help="Seconds to the first token.")]
 Tbt = Annotated[float, typer.Option(help="Seconds between tokens.")]
+AdmissionMode = Annotated[
+    Admission, typer.Option(help="What becomes of a request whose objective cannot be kept: it waits, or is refused.")
+]
 SloScale = Annotated[
     list[float] | None, typer.Option("--slo", help="Scales --ttft and --tbt; may be repeated.  [default: 1.0]")
 ]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 
-from hekaton.policy.load import CostsOf, Load, load_of
+from hekaton.policy.load import COPY_WEIGHT, CostsOf, Load, load_of
 from hekaton.policy.types import Move, Placement, PlacementRequest, PoolWorker, able
 
 CANDIDATES = 8
@@ -52,7 +52,7 @@ class AffinityPlacement(Placement):
         costs: CostsOf,
         affinity: float = 3.0,
         load_weight: float = 0.03,
-        copy_weight: float = 0.5,
+        copy_weight: float = COPY_WEIGHT,
         hysteresis: float = 0.02,
     ) -> None:
         self._costs = costs

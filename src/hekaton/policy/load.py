@@ -12,6 +12,9 @@ OUTPUT_TOKENS = 250
 CROWDED = 3.0
 """What each part of the device counts by which a model's requests need more KV than there can be: they wait for it."""
 
+COPY_WEIGHT = 0.5
+"""Of the bytes that cannot stay, the part that is copied in every TTFT: nobody needs all of them that often."""
+
 SERIAL = 5.0
 """How fast copies and steps cease to overlap as two models no longer fit beside each other."""
 
@@ -50,7 +53,7 @@ class Load:
         step_s, bundles_bytes = self.step_s + _request_s(costs), self.bundles_bytes + _kv_bytes(costs)
         return Load(self.models, step_s, bundles_bytes, self.largest_bytes, self.second_bytes, self.copy_s_per_byte)
 
-    def share(self, memory_bytes: int, ttft_s: float, tbt_s: float, copy_weight: float) -> float:
+    def share(self, memory_bytes: int, ttft_s: float, tbt_s: float, copy_weight: float = COPY_WEIGHT) -> float:
         """How much of the worker is taken; at 1 it has no time left.
 
         Steps fill a TBT. Copies fill a TTFT, in which everything must come once that cannot stay on the device beside

@@ -11,6 +11,7 @@ from hekaton.policy.aegaeon_decode import RoundTurns
 from hekaton.policy.aegaeon_placement import AegaeonPlacement, BatchPlacement, GroupedPlacement
 from hekaton.policy.aegaeon_prefill import GroupedPrefillTurns
 from hekaton.policy.affinity import AffinityPlacement
+from hekaton.policy.load import COPY_WEIGHT
 from hekaton.policy.request_level import QueuePlacement, QueueTurns
 from hekaton.policy.request_level_sjf import FewestBatchesPlacement, ShortestFirstTurns
 from hekaton.policy.slack import SlackTurns
@@ -64,7 +65,7 @@ class Slack(_Unified):
     kv_reserve: float = 0.02
     affinity: float = 3.0
     load_weight: float = 0.03
-    copy_weight: float = 0.5
+    copy_weight: float = COPY_WEIGHT
     hysteresis: float = 0.02
 
     def turns(self, role: Role) -> TurnPolicy:

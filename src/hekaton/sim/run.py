@@ -9,6 +9,7 @@ from functools import partial
 
 from hekaton.engine.emulated import BLOCK_TOKENS
 from hekaton.errors import InvalidArgument
+from hekaton.policy.admission import Admission, outlook
 from hekaton.policy.registry import policy
 from hekaton.policy.types import ModelCosts, PlacementRequest, Role
 from hekaton.sim.agenda import Agenda
@@ -47,6 +48,7 @@ class Settings:
     tbt_s: float = 0.1
     belief: float = 1.0
     """Policies are told so many times the true times of steps, prefills and loads."""
+    admission: Admission = Admission.QUEUE
     slow: Mapping[str, float] = field(default_factory=dict)
     """Models that take so many times the time that is profiled, and that policies are told."""
     max_steps: int = STEPS_UNBOUNDED
@@ -110,6 +112,7 @@ class Simulation:
             )
             for index, (name, role) in enumerate(zip(_worker_names(len(roles)), roles, strict=True))
         }
+        self._believed = believed
         self._placement = chosen.placement(believed.__getitem__)
         self._patience_s = chosen.patience_s
         self._waiting: deque[tuple[SimRequest, Worker]] = deque()
@@ -176,7 +179,16 @@ class Simulation:
             waited, worker = self._waiting.popleft()
             if worker.withdraw(waited):
                 self.outcomes.append(refused(waited))
-        self._place(request, phase)
+        if self._settings.admission is Admission.SHED and not self._promises(request, phase):
+            self.outcomes.append(refused(request))
+        else:
+            self._place(request, phase)
+
+    def _promises(self, request: SimRequest, phase: Role) -> bool:
+        """That the objective of a request can be kept."""
+        views = (worker.pool_view() for worker in self.workers.values())
+        best = outlook(self._placement_request(request, phase), views, self._believed.__getitem__)
+        return best is not None and best.ttft_s(request.tbt_s) <= request.ttft_s
 
     def _placement_request(self, request: SimRequest, phase: Role) -> PlacementRequest:
         costs = self._costs[request.model]
