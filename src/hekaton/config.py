@@ -17,6 +17,7 @@ from pydantic import ByteSize, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from hekaton.errors import InvalidArgument
+from hekaton.policy.admission import Admission
 from hekaton.policy.live import live_policy, live_turns
 from hekaton.policy.types import Role
 
@@ -74,6 +75,9 @@ class RouterSettings(Settings):
     http_listen: str = Field("", description="address of the OpenAI-compatible API, e.g. 127.0.0.1:8000; off if empty")
     max_message_bytes: ByteSize = Field(ByteSize(4 << 20), description="largest request message")
     tokenizer_timeout_s: float = Field(10.0, gt=0, description="bound on one tokenisation")
+    admission: Admission = Field(
+        Admission.QUEUE, description="of a request whose TTFT the pool cannot keep: queue, or shed, which refuses it"
+    )
 
 
 class PolicySettings(Settings):
@@ -96,6 +100,7 @@ class SchedulerSettings(PolicySettings):
 
     scheduler_id: str = Field("", description="name of this scheduler; drawn if empty")
     leader_lease_s: float = Field(2.0, gt=0, description="a leader that does not renew for so long is replaced")
+    admission: Admission = Field(Admission.QUEUE, description="shed: tell routers what the pool can promise")
     max_attempts: int = Field(3, ge=1, description="workers that a request may lose before it fails")
 
 

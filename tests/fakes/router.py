@@ -13,6 +13,7 @@ from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixe
 
 from hekaton.config import RouterSettings
 from hekaton.errors import HekatonError
+from hekaton.policy.admission import Admission
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import from_rpc_error
 from hekaton.store.keys import Kind
@@ -99,6 +100,7 @@ async def running_router(
     drain_timeout_s: float = 0.2,
     max_deadline_s: float = 60.0,
     http: bool = False,
+    admission: Admission = Admission.QUEUE,
 ) -> AsyncIterator[RouterClient]:
     """Runs until the end of the block."""
     settings = RouterSettings(
@@ -111,6 +113,7 @@ async def running_router(
         max_deadline_s=max_deadline_s,
         tokenizer_timeout_s=5,
         http_listen="127.0.0.1:0" if http else "",
+        admission=admission,
     )
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:

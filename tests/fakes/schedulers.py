@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from fakes.waiting import eventually
 from hekaton.config import SchedulerSettings
 from hekaton.facts import RequestState
+from hekaton.policy.admission import Admission
 from hekaton.rpc.channel import open_channel
 from hekaton.store.keys import Kind
 from hekaton.store.records import RequestSummary
@@ -47,7 +48,13 @@ class RunningScheduler:
 
 @asynccontextmanager
 async def running_scheduler(
-    url: str, redis: Redis, scheduler_id: str = "s1", *, max_attempts: int = 3, policy: str = "slack"
+    url: str,
+    redis: Redis,
+    scheduler_id: str = "s1",
+    *,
+    max_attempts: int = 3,
+    policy: str = "slack",
+    admission: Admission = Admission.QUEUE,
 ) -> AsyncIterator[RunningScheduler]:
     """The scheduler's whole service in this process. Stopped at the end."""
     settings = SchedulerSettings(
@@ -58,6 +65,7 @@ async def running_scheduler(
         leader_lease_s=LEADER_LEASE_S,
         max_attempts=max_attempts,
         policy=policy,
+        admission=admission,
         drain_timeout_s=0.2,
     )
     stop = asyncio.Event()

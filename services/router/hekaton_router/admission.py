@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hekaton.errors import InvalidArgument, ModelNotReady, ModelTooLarge, NoWorker
+from hekaton.errors import InvalidArgument, ModelNotReady, ModelTooLarge, NoWorker, ResourceExhausted
 from hekaton.facts import CatalogEntry, ModelSpec, ModelState, Slo
+from hekaton.policy.admission import Outlook
 from hekaton.rpc import convert
 from hekaton.v1 import common_pb2, inference_pb2
 
@@ -14,6 +15,7 @@ KV_BLOCK_TOKENS = 16
 MAX_SLO_S = 86_400.0
 DEFAULT_RESUME_WINDOW_S = 60.0
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+MIN_RETRY_S, MAX_RETRY_S = 1.0, 30.0
 EMULATED = "emulated"
 
 
@@ -68,6 +70,19 @@ def decide_resume_window_s(request: inference_pb2.GenerateRequest, most_s: float
     if not 0 < window_s <= most_s:
         raise InvalidArgument(f"resume_window must be above 0 s and at most {most_s:g} s, not {window_s:g} s")
     return window_s
+
+
+def check_promise(model: str, slo: Slo, outlook: Outlook | None) -> None:
+    """That the pool can keep the objective, as far as anybody knows. Raises ResourceExhausted."""
+    if outlook is None:
+        return
+    ttft_s = outlook.ttft_s(slo.tbt_s)
+    if ttft_s > slo.ttft_s:
+        raise ResourceExhausted(
+            f"the pool is too busy to serve model {model} within {slo.ttft_s:g} s; it could within {ttft_s:.1f} s: "
+            "try again, or ask for a longer ttft",
+            retry_after_s=min(max(ttft_s - slo.ttft_s, MIN_RETRY_S), MAX_RETRY_S),
+        )
 
 
 def kv_bytes(spec: ModelSpec, tokens: int) -> int:

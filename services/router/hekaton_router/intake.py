@@ -86,13 +86,15 @@ class Intake:
             drawn_seed=secrets.randbits(SEED_BITS),
         )
         admission.check_room(entry.name, spec, len(prompt) + sampling.max_tokens, self.view.devices())
+        slo = admission.decide_slo(request.slo, entry.slo)
+        admission.check_promise(entry.name, slo, self.view.outlooks.get(entry.name))
         return RequestRecord(
             request_id=request.request_id or uuid.uuid4().hex,
             router_id=self.router_id,
             model=entry.name,
             prompt_tokens=len(prompt),
             sampling=sampling,
-            slo=admission.decide_slo(request.slo, entry.slo),
+            slo=slo,
             deadline_s=_left_s(ends_s),
             trace_context=telemetry.current_traceparent(),
             resume_window_s=admission.decide_resume_window_s(request, self.settings.max_resume_window_s),

@@ -10,11 +10,13 @@ from redis.asyncio import Redis
 from hekaton.config import RouterSettings
 from hekaton.errors import StaleTerm, StoreUnavailable
 from hekaton.metrics import serving_metrics
+from hekaton.policy.admission import Admission
 from hekaton.rpc.server import RunningServer, Servicer, new_id, serving
 from hekaton.store.catalog import Catalog
 from hekaton.store.connect import connect
 from hekaton.store.keys import Kind
 from hekaton.store.leadership import Leadership
+from hekaton.store.outlooks import Outlooks
 from hekaton.store.requests import Requests
 from hekaton.store.workers import Registry
 from hekaton.tasks import end, forever
@@ -48,7 +50,8 @@ class Router:
         self._http_registry = Registry(redis, Kind.HTTP)
         self._incarnation = time.time_ns() // 1_000_000
         self.router_id = settings.router_id or new_id("router")
-        self.view = PoolView(Registry(redis, Kind.WORKER), Registry(redis, Kind.MEMORY))
+        outlooks = Outlooks(redis) if settings.admission is Admission.SHED else None
+        self.view = PoolView(Registry(redis, Kind.WORKER), Registry(redis, Kind.MEMORY), outlooks)
         self.chores = Chores()
         live = LiveRequests()
         self.links = Links(self.router_id, live, group)

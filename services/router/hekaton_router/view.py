@@ -1,8 +1,11 @@
 """What the router knows of the pool: who lives, as of the last heartbeat."""
 
 import asyncio
+from collections.abc import Mapping
 
+from hekaton.policy.admission import Outlook
 from hekaton.rpc import convert
+from hekaton.store.outlooks import Outlooks
 from hekaton.store.workers import Registry
 from hekaton.v1 import pool_pb2
 from hekaton_router.admission import Device
@@ -11,9 +14,12 @@ from hekaton_router.admission import Device
 class PoolView:
     """Keeps its last knowledge while Redis is away: running streams go on."""
 
-    def __init__(self, workers: Registry, memories: Registry) -> None:
+    def __init__(self, workers: Registry, memories: Registry, outlooks: Outlooks | None = None) -> None:
+        """`outlooks` if requests are to be refused that the pool cannot serve in time."""
         self._workers = workers
         self._memories = memories
+        self._outlooks = outlooks
+        self.outlooks: Mapping[str, Outlook] = {}
         self._answered_s = asyncio.get_running_loop().time()
         self.workers: tuple[pool_pb2.WorkerStatus, ...] = ()
         self.memories: tuple[str, ...] = ()
@@ -26,6 +32,7 @@ class PoolView:
         statuses = convert.statuses_from_registry(workers)
         self.workers = tuple(statuses[name] for name in sorted(statuses))
         self.memories = tuple(memories[name].decode(errors="replace") for name in sorted(memories))
+        self.outlooks = await self._outlooks.read() if self._outlooks else {}
         self._answered_s = asyncio.get_running_loop().time()
 
     def away_s(self) -> float:

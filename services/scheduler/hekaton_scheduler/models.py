@@ -1,5 +1,7 @@
 """The catalog as the leader uses it."""
 
+from collections.abc import Mapping
+
 from hekaton.facts import ModelSpec
 from hekaton.store.catalog import Catalog
 
@@ -23,6 +25,10 @@ class Models:
         if known is None and (entry := await self._catalog.get(name)) and entry.spec:
             known = self._specs[name] = entry.spec
         return known
+
+    def all(self) -> Mapping[str, ModelSpec]:
+        """By name, as of the last time that they were read."""
+        return self._specs
 
     def known(self, name: str) -> ModelSpec | None:
         """As of the last time that it was read."""

@@ -9,10 +9,13 @@ from redis.asyncio import Redis
 from hekaton.config import SchedulerSettings
 from hekaton.errors import ModelNotFound, StaleTerm, StoreUnavailable
 from hekaton.facts import RequestState
+from hekaton.policy.admission import Admission
 from hekaton.policy.live import has_roles, live_policy
+from hekaton.policy.types import Role
 from hekaton.rpc import convert
 from hekaton.store.catalog import Catalog
 from hekaton.store.keys import Kind
+from hekaton.store.outlooks import Outlooks
 from hekaton.store.queue import Queue
 from hekaton.store.records import RequestSummary
 from hekaton.store.requests import Requests
@@ -28,6 +31,7 @@ from hekaton_scheduler.moves import Mover
 from hekaton_scheduler.patience import patiently
 from hekaton_scheduler.placer import Placer
 from hekaton_scheduler.pool import Placed, Pool
+from hekaton_scheduler.promises import Promises
 from hekaton_scheduler.recovery import Recovery
 
 log = structlog.get_logger(__name__)
@@ -54,6 +58,8 @@ class Reign:
         placement = policy.placement(self._costs)
         self.pool = Pool()
         self._chooser = Chooser(self.pool, placement, has_roles=has_roles(policy))
+        phase = Role.PREFILL if has_roles(policy) else Role.ANY
+        self._promises = Promises(Outlooks(redis), self._models, self.pool, self._costs, phase, settings.heartbeat_s)
         self._recovery = Recovery(settings, self._store, term)
         self._mover = Mover(placement, self._chooser, self.pool, self._recovery, self._revoke)
         self.placer = Placer(
@@ -70,6 +76,8 @@ class Reign:
                 self._group.create_task(self.placer.run(self._assign), name="placer")
                 self._group.create_task(self._recovery.sweep(self._links), name="sweep")
                 self._group.create_task(forever(self._mover.turn), name="rebalance")
+                if self._settings.admission is Admission.SHED:
+                    self._group.create_task(forever(self._promises.turn), name="promises")
         except* StaleTerm as stale:
             newest = max(newest, *(error.newest for error in _flat(stale)))
             log.warning("a newer leader is known", own_term=self._term, newest_term=newest)

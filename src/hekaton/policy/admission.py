@@ -1,14 +1,14 @@
 """When a new request could be served at the earliest: a pool that cannot keep an objective should say so at once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
-from hekaton.policy.load import OUTPUT_TOKENS, CostsOf, load_of
-from hekaton.policy.types import PlacementRequest, PoolWorker, able
+from hekaton.policy.load import OUTPUT_TOKENS, CostsOf, Load, load_of
+from hekaton.policy.types import ModelCosts, PlacementRequest, PoolWorker, able
 
 
-class Admission(Enum):
+class Admission(StrEnum):
     """What becomes of a request whose objective cannot be kept."""
 
     QUEUE = "queue"
@@ -34,19 +34,23 @@ class Outlook:
         return self.start_s + max(self.round_s - tbt_s, 0.0) * OUTPUT_TOKENS
 
 
-def outlook(request: PlacementRequest, workers: Iterable[PoolWorker], costs_of: CostsOf) -> Outlook | None:
-    """The best that any worker offers to a request. None if none may have it."""
-    return min(
-        (_on(worker, request, costs_of) for worker in able(request, workers)),
-        key=lambda one: one.ttft_s(request.tbt_s),
-        default=None,
-    )
+def outlooks(
+    requests: Iterable[PlacementRequest], workers: Sequence[PoolWorker], costs_of: CostsOf
+) -> dict[str, Outlook]:
+    """The best that any worker offers to each of some requests, by model. None to one that no worker may have."""
+    loads = {worker.worker_id: load_of(worker.requests, costs_of) for worker in workers}
+    best: dict[str, Outlook] = {}
+    for request in requests:
+        costs, tbt_s = costs_of(request.model), request.tbt_s
+        offers = [_offer(request, costs, worker, loads[worker.worker_id]) for worker in able(request, workers)]
+        if offers:
+            best[request.model] = min(offers, key=lambda one: one.ttft_s(tbt_s))
+    return best
 
 
-def _on(worker: PoolWorker, request: PlacementRequest, costs_of: CostsOf) -> Outlook:
-    costs = costs_of(request.model)
+def _offer(request: PlacementRequest, costs: ModelCosts, worker: PoolWorker, load: Load) -> Outlook:
     there = request.model in worker.resident or request.model in worker.loading
-    load_s = 0.0 if there else costs.load_s
-    counts = {**worker.requests, request.model: worker.requests.get(request.model, 0) + 1}
-    share = load_of(counts, costs_of).share(worker.device_memory_bytes, request.ttft_s, request.tbt_s)
-    return Outlook(load_s + costs.prefill_s(request.prompt_tokens), share * request.tbt_s)
+    after = load.with_request(costs) if request.model in worker.requests else load.with_model(costs, 1)
+    share = after.share(worker.device_memory_bytes, request.ttft_s, request.tbt_s)
+    prefill_s = costs.prefill_s(request.prompt_tokens)
+    return Outlook(prefill_s if there else costs.load_s + prefill_s, share * request.tbt_s)

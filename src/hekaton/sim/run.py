@@ -9,7 +9,7 @@ from functools import partial
 
 from hekaton.engine.emulated import BLOCK_TOKENS
 from hekaton.errors import InvalidArgument
-from hekaton.policy.admission import Admission, outlook
+from hekaton.policy.admission import Admission, outlooks
 from hekaton.policy.registry import policy
 from hekaton.policy.types import ModelCosts, PlacementRequest, Role
 from hekaton.sim.agenda import Agenda
@@ -186,9 +186,9 @@ class Simulation:
 
     def _promises(self, request: SimRequest, phase: Role) -> bool:
         """That the objective of a request can be kept."""
-        views = (worker.pool_view() for worker in self.workers.values())
-        best = outlook(self._placement_request(request, phase), views, self._believed.__getitem__)
-        return best is not None and best.ttft_s(request.tbt_s) <= request.ttft_s
+        views = [worker.pool_view() for worker in self.workers.values()]
+        best = outlooks([self._placement_request(request, phase)], views, self._believed.__getitem__)
+        return request.model in best and best[request.model].ttft_s(request.tbt_s) <= request.ttft_s
 
     def _placement_request(self, request: SimRequest, phase: Role) -> PlacementRequest:
         costs = self._costs[request.model]

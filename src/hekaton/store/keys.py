@@ -43,6 +43,11 @@ class Keys:
         return self.prefix + "leader"
 
     @property
+    def outlooks(self) -> str:
+        """String with a TTL: JSON, model name → what the leader can promise to its new requests."""
+        return self.prefix + "outlooks"
+
+    @property
     def catalog(self) -> str:
         """Hash: model name → JSON of its CatalogEntry."""
         return self.prefix + "catalog"

@@ -12,9 +12,11 @@ from fakes.worker import FakeWorker, fake_worker
 from hekaton.engine.profiles import emulated_spec
 from hekaton.errors import NoWorker, StoreUnavailable
 from hekaton.facts import CatalogEntry, ModelSpec, ModelState, Slo
+from hekaton.policy.admission import Admission, Outlook
 from hekaton.rpc import convert
 from hekaton.store.catalog import Catalog
 from hekaton.store.embedded import EmbeddedRedis
+from hekaton.store.outlooks import Outlooks
 from hekaton.store.requests import Requests
 from hekaton.v1 import common_pb2
 from hekaton.v1 import inference_pb2 as pb
@@ -154,3 +156,20 @@ async def test_a_redis_that_is_back_in_time_costs_only_a_pause(tmp_path_factory:
                 await Catalog(again).create(entry)
             assert (await stream.accepted()).prompt_tokens == 1
     server.stop()
+
+
+async def test_a_router_that_sheds_refuses_what_the_pool_cannot_serve_in_time(
+    redis_server: EmbeddedRedis, redis: Redis, model: CatalogEntry, worker: FakeWorker
+) -> None:
+    await Outlooks(redis).publish({"m": Outlook(start_s=4.0, round_s=0.1)}, ttl_s=60)
+    fast = pb.GenerateRequest(model="m", text="x", slo=common_pb2.Slo(ttft=convert.duration(2.5)))
+    slow = pb.GenerateRequest(model="m", text="x", slo=common_pb2.Slo(ttft=convert.duration(5)))
+    async with running_router(redis, redis_server.url, admission=Admission.SHED) as router:
+        await router.until_serving()
+        error = await router.generate(fast).error()
+        assert (error.code, error.retry_after_s) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 1.5)
+        assert "m within 2.5 s; it could within 4.0 s" in error.message
+        assert (await router.generate(slow).accepted()).request_id
+    async with running_router(redis, redis_server.url, "router-2") as router:
+        await router.until_serving()
+        assert (await router.generate(fast).accepted()).request_id, "one that queues"

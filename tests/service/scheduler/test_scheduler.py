@@ -14,9 +14,11 @@ from fakes.waiting import eventually
 from fakes.worker import fake_worker
 from fakes.workers import accept, add_model, address_of, expected, new_record, running_worker, worker_process
 from hekaton.facts import RequestState
+from hekaton.policy.admission import Admission
 from hekaton.store.catalog import Catalog
 from hekaton.store.embedded import EmbeddedRedis
 from hekaton.store.keys import SHARD_0, Kind
+from hekaton.store.outlooks import Outlooks
 from hekaton.store.requests import Requests
 from hekaton.store.workers import Registry
 from hekaton.v1 import pool_pb2
@@ -209,3 +211,23 @@ async def test_a_worker_that_reports_nonsense_is_not_used(redis: Redis, schedule
         await asyncio.sleep(0.5)
         assert (await scheduler.status()).connected_worker_ids == []
         assert (await summary(redis, "r1")).state is RequestState.QUEUED
+
+
+async def test_a_leader_that_sheds_says_what_the_pool_can_promise(redis_server: EmbeddedRedis, redis: Redis) -> None:
+    await add_model(redis)
+    published = Outlooks(redis)
+
+    async def promised() -> bool:
+        return bool(await published.read())
+
+    async with running_scheduler(redis_server.url, redis, admission=Admission.SHED) as scheduler:
+        async with running_worker(redis_server.url, redis, "w1"):
+            await scheduler.connected("w1")
+            await eventually(promised)
+            (idle,) = (await published.read()).values()
+            assert 0 < idle.start_s <= idle.ttft_s(0.1)
+
+        async def nothing_is() -> bool:
+            return not await published.read()
+
+        await eventually(nothing_is)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hekaton.policy.admission import outlook
+from hekaton.policy.admission import Outlook, outlooks
 from hekaton.policy.types import ModelCosts, PlacementRequest, PoolWorker
 
 COSTS = ModelCosts(
@@ -36,8 +36,12 @@ def worker(name: str, requests: Mapping[str, int] | None = None, *, resident: st
     return PoolWorker(name, 10_000, frozenset(resident), frozenset(), requests or {})
 
 
+def outlook(*workers: PoolWorker, request: PlacementRequest = REQUEST) -> Outlook | None:
+    return outlooks([request], workers, lambda model: COSTS).get("a")
+
+
 def ttft_s(*workers: PoolWorker) -> float:
-    found = outlook(REQUEST, workers, lambda model: COSTS)
+    found = outlook(*workers)
     assert found is not None
     return found.ttft_s(REQUEST.tbt_s)
 
@@ -54,14 +58,14 @@ def test_the_worker_with_most_to_offer_counts() -> None:
 
 
 def test_slower_objectives_are_kept_where_faster_ones_are_not() -> None:
-    found = outlook(REQUEST, [worker("busy", dict.fromkeys("bcdefg", 1))], lambda model: COSTS)
+    found = outlook(worker("busy", dict.fromkeys("bcdefg", 1)))
     assert found is not None
     assert found.ttft_s(0.1) > 10.0 > found.ttft_s(0.5)
 
 
 def test_nobody_can_promise_what_no_worker_can_hold() -> None:
-    assert outlook(replace(REQUEST, weight_bytes=20_000), [worker("small")], lambda model: COSTS) is None
-    assert outlook(REQUEST, [], lambda model: COSTS) is None
+    assert outlook(worker("small"), request=replace(REQUEST, weight_bytes=20_000)) is None
+    assert outlook() is None
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 20)), st.sampled_from("abcdef"))
