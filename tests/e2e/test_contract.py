@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
 import pytest_asyncio
+import torch
 
 from fakes.checkpoints import write_checkpoint
 from hekaton.cli.supervisor import Stack, StackOptions
@@ -21,6 +24,7 @@ from hekaton.errors import (
     ModelTooLarge,
     NoWorker,
 )
+from hekaton.facts import FinishReason
 
 GREEDY = SamplingOptions(max_tokens=20, temperature=0.0)
 LONG = SamplingOptions(max_tokens=450, temperature=0.0)
@@ -148,6 +152,61 @@ async def test_a_seed_gives_the_same_tokens_whatever_else_runs(client: Client) -
     crowd = [client.complete(name, "upon a time", GREEDY) for name in ("tiny", "gpt", "qwen", "qwen")]
     again, *_ = await asyncio.gather(client.complete("qwen", "once", options), *crowd)
     assert again.token_ids == alone.token_ids
+
+
+PLAIN = SamplingOptions(max_tokens=16, temperature=1.0, seed=3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_tokens": 5},
+        {"temperature": 0.0},
+        {"seed": 4},
+        {"top_k": 1},
+        {"top_p": 0.01},
+        {"min_p": 1.0},
+        {"repetition_penalty": 0.05},
+        {"presence_penalty": -2.0},
+        {"frequency_penalty": -2.0},
+        {"logit_bias": {7: 100.0}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+async def test_every_field_of_sampling_changes_what_comes(client: Client, change: dict[str, Any]) -> None:
+    plain = await client.complete("tiny", "hello", PLAIN)
+    changed = await client.complete("tiny", "hello", replace(PLAIN, **change))
+    assert changed.token_ids != plain.token_ids
+    again = await client.complete("tiny", "hello", replace(PLAIN, **change))
+    assert again.token_ids == changed.token_ids
+
+
+async def test_a_generation_stops_at_tokens_and_texts_but_not_before_min_tokens(client: Client) -> None:
+    plain = await client.complete("tiny", "hello", PLAIN)
+    fourth = plain.token_ids[3]
+    at = plain.token_ids.index(fourth) + 1
+    by_token = await client.complete("tiny", "hello", replace(PLAIN, stop_token_ids=(fourth,)))
+    assert (by_token.token_ids, by_token.reason) == (plain.token_ids[:at], FinishReason.STOP)
+    later = await client.complete("tiny", "hello", replace(PLAIN, stop_token_ids=(fourth,), min_tokens=10))
+    assert len(later.token_ids) >= 10
+    middle = plain.text[len(plain.text) // 2 :][:2]
+    by_text = await client.complete("tiny", "hello", replace(PLAIN, stop=(middle,)))
+    assert (by_text.text, by_text.reason) == (plain.text[: plain.text.index(middle)], FinishReason.STOP)
+    assert by_text.token_ids == plain.token_ids[: by_text.stats.completion_tokens]
+
+
+async def test_log_probabilities_are_those_of_transformers(client: Client, checkpoints: Path) -> None:
+    prompt = [3, 1, 4, 1, 5]
+    done = await client.complete("qwen", prompt, replace(PLAIN, logprobs=3, repetition_penalty=1.3))
+    model = reference.load(str(checkpoints / "qwen"), "float32")
+    logits = model(torch.tensor([[*prompt, *done.token_ids]])).logits[0, len(prompt) - 1 : -1]
+    expected = logits.detach().log_softmax(-1)
+    assert len(done.logprobs) == len(done.token_ids) == 16
+    for told, token_id, row in zip(done.logprobs, done.token_ids, expected, strict=True):
+        top = row.topk(3)
+        assert told.logprob == pytest.approx(float(row[token_id]), abs=1e-4)
+        assert told.top_ids == tuple(top.indices.tolist())
+        assert told.top_logprobs == pytest.approx(top.values.tolist(), abs=1e-4)
 
 
 async def test_a_killed_worker_costs_a_pause_and_no_token(client: Client, stack: Stack, checkpoints: Path) -> None:

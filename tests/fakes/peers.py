@@ -71,6 +71,10 @@ class Listener:
     async def cancel(self, request_id: str) -> None:
         await self._call.write(pb.StreamTokensRequest(cancel=pb.CancelOnWorker(request_id=request_id)))
 
+    async def stop(self, request_id: str, epoch: int, tokens: int) -> None:
+        stop = pb.StopOnWorker(request_id=request_id, epoch=epoch, tokens=tokens)
+        await self._call.write(pb.StreamTokensRequest(stop=stop))
+
     async def end(self, request_id: str, timeout_s: float = 10.0) -> pb.Ended:
         """The request's terminal event."""
         await self._until(lambda: request_id in self.ended, timeout_s)

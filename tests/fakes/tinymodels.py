@@ -1,6 +1,7 @@
 """Tiny real models, from checkpoint to image, and a driver that takes a real engine through any schedule."""
 
 import select
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from hekaton.engine.interface import StepItem
 from hekaton.engine.live import LiveRequest
 from hekaton.engine.messages import Submit
 from hekaton.engine.transformers_engine import TransformersEngine
-from hekaton.facts import Image, Sampling, Slo
+from hekaton.facts import Image, Logprobs, Sampling, Slo
 
 LOAD_TIMEOUT_S = 30.0
 WIDE: dict[str, dict[str, object]] = {"gpt2": {"n_inner": 512}}
@@ -77,6 +78,7 @@ class Driver:
     def __init__(self, engine: TransformersEngine) -> None:
         self.engine = engine
         self.requests: dict[str, LiveRequest] = {}
+        self.logprobs: dict[str, list[Logprobs]] = defaultdict(list)
 
     def submit(self, request_id: str, model: str, prompt: Sequence[int], sampling: Sampling) -> None:
         command = Submit(request_id, 1, 0, model, tuple(prompt), (), sampling, Slo(1.0, 1.0), 0.0)
@@ -96,7 +98,8 @@ class Driver:
             count = min(one.pending, chunk)
             assert self.engine.grow_kv(request_id, one.model, one.computed + count)
             sampling = one.sampling if count == one.pending else None
-            items.append(StepItem(request_id, one.tokens(count), one.computed, sampling, len(one.produced)))
+            tokens, position = one.tokens(count), len(one.produced)
+            items.append(StepItem(request_id, tokens, one.computed, sampling, position, one.prompt, one.produced))
         return items
 
     def step(self, model: str, request_ids: Sequence[str], chunk: int = 512) -> None:
@@ -106,11 +109,13 @@ class Driver:
         items = self.items(request_ids, chunk)
         if not items:
             return
-        for item, token in zip(items, self.engine.step(model, items), strict=True):
+        for item, sampled in zip(items, self.engine.step(model, items), strict=True):
             request = self.requests[item.request_id]
             request.computed += len(item.token_ids)
-            if token is not None:
-                request.produced.append(token)
+            if sampled is not None:
+                request.produced.append(sampled.token_id)
+                if sampled.logprobs:
+                    self.logprobs[item.request_id].append(sampled.logprobs)
 
     def drop_kv(self, request_id: str) -> None:
         """All of its tokens are computed again when it runs next."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from hekaton.engine.emulated import EmulatedEngine, emulated_token
-from hekaton.engine.interface import LoadResult, StepItem
+from hekaton.engine.interface import LoadResult, Sampled, StepItem
 from hekaton.engine.messages import (
     AddModel,
     Command,
@@ -75,7 +75,7 @@ class RecordingEngine(EmulatedEngine):
         self.swapped += [request_id] * fits
         return fits
 
-    def step(self, model: str, items: Sequence[StepItem]) -> list[int | None]:
+    def step(self, model: str, items: Sequence[StepItem]) -> list[Sampled | None]:
         self.recomputed += [item.request_id for item in items if item.start == 0 and item.position > 0]
         return super().step(model, items)
 
@@ -85,7 +85,7 @@ class PoisonedEngine(RecordingEngine):
 
     poison = "poison"
 
-    def step(self, model: str, items: Sequence[StepItem]) -> list[int | None]:
+    def step(self, model: str, items: Sequence[StepItem]) -> list[Sampled | None]:
         if any(item.request_id == self.poison for item in items):
             raise EngineFailed(f"request {self.poison}: its logits are not finite")
         return super().step(model, items)

@@ -29,6 +29,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.status = status
         self.cancelled: asyncio.Queue[str] = asyncio.Queue()
         self.produced: asyncio.Queue[pb.Produced] = asyncio.Queue()
+        self.stopped: asyncio.Queue[pb.StopOnWorker] = asyncio.Queue()
         self.turns: asyncio.Queue[common_pb2.TurnRecord] = asyncio.Queue()
         self.watchers = 0
         self.report: pb.WorkerReport | None = None
@@ -63,12 +64,21 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         """Holds it no more."""
         del self._held[request_id]
 
-    def step(self, request_id: str, first_index: int, token_ids: Sequence[int], *, epoch: int = 0) -> None:
+    def step(
+        self,
+        request_id: str,
+        first_index: int,
+        token_ids: Sequence[int],
+        *,
+        epoch: int = 0,
+        logprobs: Sequence[common_pb2.TokenLogprobs] = (),
+    ) -> None:
         tokens = pb.RequestTokens(
             request_id=request_id,
             epoch=epoch or self._held[request_id],
             first_index=first_index,
             token_ids=token_ids,
+            logprobs=logprobs,
         )
         self._send(self._routers[request_id], pb.StreamTokensResponse(step=pb.StepTokens(requests=[tokens])))
 
@@ -144,6 +154,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
             elif message.HasField("adopt"):
                 self._routers[message.adopt.request_id] = router_id
                 self._announce(message.adopt.request_id)
+            elif message.HasField("stop"):
+                self.stopped.put_nowait(message.stop)
             else:
                 self.produced.put_nowait(message.produced)
 

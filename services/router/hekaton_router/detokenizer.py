@@ -39,15 +39,9 @@ class Detokenizer:
         self._decoding = decoding
         self._ids: list[int] = []
         self._sent_chars = 0
-        self._delivered_chars = 0
         # ids[start:done] is the last piece that was given out: the context for decoding what follows it.
         self._start = 0
         self._done = 0
-
-    def resume(self, token_ids: Sequence[int], chars: int) -> str:
-        """Goes on after ids with which so many characters were delivered; what these ids complete besides."""
-        self._delivered_chars = chars
-        return self.push(token_ids) if token_ids else ""
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that these ids complete."""
@@ -66,6 +60,5 @@ class Detokenizer:
         return self._send(self._decoding.decode(self._ids)[self._sent_chars :])
 
     def _send(self, piece: str) -> str:
-        known_chars = self._delivered_chars - self._sent_chars
         self._sent_chars += len(piece)
-        return piece[max(known_chars, 0) :]
+        return piece

@@ -1,7 +1,8 @@
 """InferenceService: text in, tokens out."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
 import structlog
@@ -13,16 +14,19 @@ from hekaton.errors import Diverged, HekatonError, InvalidArgument
 from hekaton.facts import RequestRecord, token_crc
 from hekaton.rpc import convert
 from hekaton.rpc.interceptors import Context
+from hekaton.v1 import common_pb2, inference_pb2_grpc
 from hekaton.v1 import inference_pb2 as pb
-from hekaton.v1 import inference_pb2_grpc
 from hekaton_router import admission
-from hekaton_router.detokenizer import Decoding, Detokenizer
+from hekaton_router.detokenizer import Decoding
 from hekaton_router.intake import Intake
 from hekaton_router.keeper import Keeper, Reading
 from hekaton_router.live import LiveRequest
 from hekaton_router.metrics import RouterMetrics
+from hekaton_router.text import OutputText
 
 log = structlog.get_logger(__name__)
+UNKNOWN = common_pb2.TokenLogprobs(logprob=math.nan)
+"""Of a token whose own were lost with the process that knew them."""
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -50,7 +54,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             meter.accepted()
             log.info("accepted", model=record.model, prompt_tokens=record.prompt_tokens)
             yield pb.GenerateResponse(accepted=_accepted(record))
-            output = Output(reading, admitted.codec.decoding)
+            output = Output(reading, admitted.codec.decoding, self._keeper.stop)
             while (tokens := await output.next()) is not None:
                 yield pb.GenerateResponse(tokens=tokens)
             finished = reading.live.outcome()
@@ -69,7 +73,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             while len(live.token_ids) < request.next_index and not live.end:
                 await live.more(len(live.token_ids), reading.reader)
             check_prefix(live, request)
-            output = Output(reading, codec.decoding, request.next_index, request.text_chars)
+            output = Output(reading, codec.decoding, self._keeper.stop, request.next_index, request.text_chars)
             while (tokens := await output.next()) is not None:
                 yield pb.ResumeResponse(tokens=tokens)
             finished = live.outcome()
@@ -104,12 +108,23 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 class Output:
     """What a client reads of a live request: all that came since it read last, in one message."""
 
-    def __init__(self, reading: Reading, decoding: Decoding, sent: int = 0, sent_chars: int = 0) -> None:
-        """`sent` tokens and `sent_chars` characters of their text have been delivered before."""
+    def __init__(
+        self,
+        reading: Reading,
+        decoding: Decoding,
+        stop: Callable[[LiveRequest, int], None],
+        sent: int = 0,
+        sent_chars: int = 0,
+    ) -> None:
+        """`sent` tokens and `sent_chars` characters of their text have been delivered before.
+
+        `stop` ends the request where its text does: with so many tokens.
+        """
         self._live, self._reader = reading
-        self._detokenizer = Detokenizer(decoding)
+        self._stop = stop
+        self._text = OutputText(decoding, self._live.record.sampling, sent_chars)
         self._sent = sent
-        self._text = self._detokenizer.resume(self._live.token_ids[:sent], sent_chars)
+        self._held = self._text.push(self._live.token_ids[:sent])
         self._closed = False
 
     async def next(self) -> pb.Tokens | None:
@@ -118,14 +133,23 @@ class Output:
             return None
         await self._live.more(self._sent, self._reader)
         first, token_ids = self._sent, self._live.token_ids[self._sent :]
-        self._sent += len(token_ids)
-        text, self._text = self._text + self._detokenizer.push(token_ids), ""
+        text, self._held = self._held + self._text.push(token_ids), ""
         if self._live.end:
             self._closed = True
-            text += self._detokenizer.flush()
+            text += self._text.flush()
+        if (ended_at := self._text.ended_at) is not None:
+            token_ids = token_ids[: max(ended_at - first, 0)]
+            if self._live.stopped_at is None:
+                self._stop(self._live, ended_at)
+        self._sent += len(token_ids)
         if not token_ids and not text:
             return None
-        return pb.Tokens(first_index=first, token_ids=token_ids, text=text)
+        return pb.Tokens(first_index=first, token_ids=token_ids, text=text, logprobs=self._logprobs(first))
+
+    def _logprobs(self, first: int) -> list[common_pb2.TokenLogprobs]:
+        if self._live.record.sampling.logprobs is None:
+            return []
+        return [self._live.logprobs.get(index, UNKNOWN) for index in range(first, self._sent)]
 
 
 def check_prefix(live: LiveRequest, request: pb.ResumeRequest) -> None:

@@ -186,6 +186,12 @@ class Keeper:
             live.stop(_cancelled(request_id))
         return True
 
+    def stop(self, live: LiveRequest, tokens: int) -> None:
+        """A request's text is complete with so many tokens: its worker ends it well."""
+        live.cut(tokens)
+        if not live.end:
+            self._links.stop(live)
+
     async def run(self) -> None:
         """Until cancelled: once a second stores what was produced, and asks for those that produce nothing."""
         await forever(self._turn)
@@ -304,9 +310,9 @@ def _end_of(live: LiveRequest, stored: StoredRequest | None) -> Finished | Hekat
 def _finished(live: LiveRequest, stored: StoredRequest) -> Finished | HekatonError:
     """An end that the worker wrote and could not tell."""
     summary, stats = stored.summary, stored.summary.stats
-    if len(stored.produced) > len(live.token_ids):
+    if len(stored.produced) > len(live.token_ids) and live.stopped_at is None:
         live.complete(stored.produced)
-    if stats is None or stats.completion_tokens != len(live.token_ids):
+    if stats is None or (stats.completion_tokens != len(live.token_ids) and live.stopped_at is None):
         return WorkerLost(f"request {live.record.request_id}: its last tokens were lost with the worker: send it again")
     reason = convert.FINISH_TO_PB[FinishReason(summary.reason)]
     return Finished(reason=reason, stats=convert.stats_to_pb(stats))

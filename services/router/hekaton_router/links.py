@@ -12,7 +12,7 @@ from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import CODES, from_status
 from hekaton.tasks import forever
 from hekaton.v1 import inference_pb2, worker_pb2, worker_pb2_grpc
-from hekaton_router.live import LiveRequests, OutOfSequence
+from hekaton_router.live import LiveRequest, LiveRequests, OutOfSequence
 from hekaton_router.perworker import PerWorker
 
 log = structlog.get_logger(__name__)
@@ -49,6 +49,13 @@ class Link:
         """Asks the worker for the tokens of a request."""
         adopt = worker_pb2.Adopt(request_id=request_id)
         self._outgoing.put_nowait(worker_pb2.StreamTokensRequest(adopt=adopt))
+
+    def stop(self, live: LiveRequest) -> None:
+        """Tells the worker where an output has ended, if it has. Said again with the next announcement."""
+        if live.stopped_at is not None:
+            request_id, tokens = live.record.request_id, live.stopped_at
+            stop = worker_pb2.StopOnWorker(request_id=request_id, epoch=live.epoch, tokens=tokens)
+            self._outgoing.put_nowait(worker_pb2.StreamTokensRequest(stop=stop))
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -105,11 +112,12 @@ class Link:
                 request_id=assigned.request_id, epoch=assigned.epoch, token_ids=live.token_ids
             )
             self._outgoing.put_nowait(worker_pb2.StreamTokensRequest(produced=produced))
+            self.stop(live)
 
     def _step(self, step: worker_pb2.StepTokens) -> None:
         for tokens in step.requests:
             if live := self._requests.get(tokens.request_id):
-                live.extend(tokens.epoch, tokens.first_index, tokens.token_ids)
+                live.extend(tokens.epoch, tokens.first_index, tokens.token_ids, tokens.logprobs)
                 if isinstance(live.end, Diverged):
                     self.cancel(tokens.request_id)
 
@@ -146,6 +154,11 @@ class Links:
         """Asks the worker that holds a request for its tokens."""
         if link := self._links.get(worker_id):
             link.adopt(request_id)
+
+    def stop(self, live: LiveRequest) -> None:
+        """Tells the worker that holds a request where its output has ended."""
+        if link := self._links.get(live.worker_id):
+            link.stop(live)
 
     async def _run(self, worker_id: str, address: str) -> None:
         link = self._links[worker_id] = Link(self._router_id, worker_id, address, self._requests)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from hekaton.errors import AlreadyExists, Cancelled, Diverged, HekatonError, ResumedElsewhere
 from hekaton.facts import RequestRecord
-from hekaton.v1 import inference_pb2
+from hekaton.v1 import common_pb2, inference_pb2
 
 
 class OutOfSequence(Exception):
@@ -21,8 +21,12 @@ class LiveRequest:
     def __init__(self, record: RequestRecord, token_ids: Sequence[int] = ()) -> None:
         self.record = record
         self.token_ids = list(token_ids)
+        self.logprobs: dict[int, common_pb2.TokenLogprobs] = {}
+        """By index of their token, if they are asked for."""
         self.reader = 0
         """Which connection reads it: the newest."""
+        self.stopped_at: int | None = None
+        """With so many tokens the text was complete, as a stop text says."""
         self.epoch = 0
         self.worker_id = ""
         self.end: inference_pb2.Finished | HekatonError | None = None
@@ -48,9 +52,15 @@ class LiveRequest:
         self.epoch, self.worker_id = epoch, worker_id
         return True
 
-    def extend(self, epoch: int, first_index: int, token_ids: Sequence[int]) -> None:
+    def extend(
+        self,
+        epoch: int,
+        first_index: int,
+        token_ids: Sequence[int],
+        logprobs: Sequence[common_pb2.TokenLogprobs] = (),
+    ) -> None:
         """Takes what is new of these tokens; an older attempt's are ignored. Raises OutOfSequence on a gap."""
-        if epoch != self.epoch or self.end:
+        if epoch != self.epoch or self.end or self.stopped_at is not None:
             return
         known = len(self.token_ids)
         if first_index > known or first_index + len(token_ids) > self.record.sampling.max_tokens:
@@ -62,6 +72,8 @@ class LiveRequest:
             self.stop(self._diverged())
             return
         self.token_ids += token_ids[known - first_index :]
+        for index, told in enumerate(logprobs, first_index):
+            self.logprobs.setdefault(index, told)
         if len(self.token_ids) > known:
             self.on_tokens(len(self.token_ids) - known)
         self._changed.set()
@@ -69,6 +81,9 @@ class LiveRequest:
     def finish(self, epoch: int, end: inference_pb2.Finished | HekatonError) -> None:
         """The attempt's terminal event; an older attempt's is ignored. Raises OutOfSequence if tokens are missing."""
         if epoch < self.epoch:
+            return
+        if self.stopped_at is not None:
+            self.stop(end)
             return
         if isinstance(end, inference_pb2.Finished) and end.stats.completion_tokens < len(self.token_ids):
             end = self._diverged()
@@ -84,6 +99,11 @@ class LiveRequest:
             f"request {self.record.request_id}: attempt {self.epoch} differs from what was delivered: send it again"
         )
 
+    def cut(self, tokens: int) -> None:
+        """The text was complete with so many tokens: no later one is of this output."""
+        self.stopped_at = tokens
+        del self.token_ids[tokens:]
+
     def stop(self, end: inference_pb2.Finished | HekatonError) -> None:
         """Ends the request here, unless it has ended."""
         self.end = self.end or end
@@ -92,7 +112,7 @@ class LiveRequest:
     def outcome(self) -> inference_pb2.Finished:
         """How the request ended; raises what ended it otherwise."""
         if isinstance(self.end, inference_pb2.Finished):
-            return self.end
+            return self._stopped(self.end) if self.stopped_at is not None else self.end
         raise self.end or Cancelled("the request has not ended")
 
     def complete(self, token_ids: Sequence[int]) -> None:
@@ -101,6 +121,12 @@ class LiveRequest:
             self.stop(self._diverged())
         else:
             self.token_ids = list(token_ids)
+
+    def _stopped(self, end: inference_pb2.Finished) -> inference_pb2.Finished:
+        """The worker may have ended it for a reason of its own, after more tokens."""
+        stopped = inference_pb2.Finished(reason=common_pb2.FINISH_REASON_STOP, stats=end.stats)
+        stopped.stats.completion_tokens = len(self.token_ids)
+        return stopped
 
     def attach(self) -> int:
         """A connection begins to read; the one before it ends."""

@@ -10,7 +10,7 @@ from opentelemetry import trace
 from hekaton import facts
 from hekaton.engine import messages
 from hekaton.errors import Cancelled, HekatonError
-from hekaton.facts import FinishReason, RequestRecord, RequestState
+from hekaton.facts import FinishReason, Logprobs, RequestRecord, RequestState
 from hekaton.rpc.errors import CODES, from_status
 from hekaton.store.records import StoredRequest
 from hekaton.v1 import worker_pb2 as pb
@@ -70,8 +70,10 @@ class Attempt:
     """The router's present stream has said what it has: tokens are sent as they come."""
     submitted: bool = False
     """The engine has it."""
-    leaving: HekatonError | Left | None = None
+    leaving: Result | None = None
     """Why the engine was asked to cancel it."""
+    logprobs: dict[int, Logprobs] = field(default_factory=dict)
+    """By index of their token, if the request asks for them; not those of earlier attempts."""
     outcome: asyncio.Future[Outcome] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     ended: pb.Ended | None = None
     """What the router is told."""
@@ -108,6 +110,11 @@ class Attempt:
         return not self.outcome.done()
 
     @property
+    def stopped(self) -> bool:
+        """Its text is complete: what the engine still produces is not of its output."""
+        return isinstance(self.leaving, FinishReason)
+
+    @property
     def ends_s(self) -> float:
         return self.accepted_s + self.record.deadline_s
 
@@ -133,8 +140,10 @@ class Attempt:
 
     def end(self, event: messages.Ended) -> None:
         """Takes the engine's last word."""
-        if event.cancelled:
-            result: Result = self.leaving or Cancelled(f"request {self.request_id} was cancelled")
+        if self.leaving and (event.cancelled or self.stopped):
+            result: Result = self.leaving
+        elif event.cancelled:
+            result = Cancelled(f"request {self.request_id} was cancelled")
         elif event.finish is not None:
             result = event.finish
         elif event.handed_over:

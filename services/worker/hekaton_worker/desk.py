@@ -9,9 +9,9 @@ from opentelemetry import trace
 
 from hekaton.engine.messages import Cancel, Command, Ended, Step
 from hekaton.errors import Cancelled, EngineFailed, HekatonError
-from hekaton.facts import TurnRecord
+from hekaton.facts import FinishReason, TurnRecord
 from hekaton.v1 import worker_pb2 as pb
-from hekaton_worker.attempt import Attempt, Left
+from hekaton_worker.attempt import Attempt, Left, Result
 from hekaton_worker.tokens import TokenStreams
 
 log = structlog.get_logger(__name__)
@@ -80,7 +80,7 @@ class Desk:
             elif attempt.submitted:
                 self.submit(attempt)
 
-    def leave(self, attempt: Attempt, why: HekatonError | Left) -> None:
+    def leave(self, attempt: Attempt, why: Result) -> None:
         """Ends a live request for this reason, at once or as soon as the engine has let go of it."""
         if not attempt.submitted:
             attempt.settle(why)
@@ -178,6 +178,13 @@ class Desk:
         elif attempt.written:
             self.forget(attempt)
 
+    def stop(self, message: pb.StopOnWorker, router_id: str) -> None:
+        """A router has found the end of a request's text: with so many tokens it has ended well."""
+        attempt = self._attempts.get(message.request_id)
+        if attempt and attempt.live and (attempt.epoch, attempt.router_id) == (message.epoch, router_id):
+            del attempt.ids[message.tokens :]
+            self.leave(attempt, FinishReason.STOP)
+
     def revoke(self, message: pb.Revoke) -> None:
         """The scheduler takes a request away."""
         attempt = self._attempts.get(message.request_id)
@@ -191,11 +198,12 @@ class Desk:
         fresh = []
         for output in event.outputs:
             attempt = self._of(output.request_id, output.epoch)
-            if attempt is None:
+            if attempt is None or attempt.stopped:
                 continue
             if output.first_index != len(attempt.ids):
                 raise EngineFailed(f"token {output.first_index} of {output.request_id} follows {len(attempt.ids)}")
             attempt.ids += output.token_ids
+            attempt.logprobs.update(enumerate(output.logprobs, output.first_index))
             fresh.append((attempt, output.first_index, output.token_ids))
             if attempt.last_turn != turn:
                 attempt.last_turn = turn

@@ -85,6 +85,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             match message.WhichOneof("message"):
                 case "produced":
                     self._desk.produced(message.produced, router_id)
+                case "stop":
+                    self._desk.stop(message.stop, router_id)
                 case "cancel":
                     self._desk.cancel(message.cancel, router_id)
                 case "adopt":

@@ -1,13 +1,18 @@
 """The token streams: one to every router that has requests here."""
 
 import asyncio
+import math
 from collections.abc import Iterable, Sequence
 
 from hekaton.errors import Unavailable
+from hekaton.facts import Logprobs
+from hekaton.rpc import convert
 from hekaton.v1 import worker_pb2 as pb
 from hekaton_worker.attempt import Attempt
 from hekaton_worker.outbox import LIMIT, Outbox
 
+UNKNOWN = Logprobs(math.nan)
+"""Of a token that an earlier attempt chose and whose router did not deliver it."""
 Tokens = Outbox[pb.StreamTokensResponse]
 
 
@@ -91,6 +96,10 @@ class TokenStreams:
 
 
 def _tokens(attempt: Attempt, first_index: int, token_ids: Sequence[int]) -> pb.RequestTokens:
-    return pb.RequestTokens(
+    tokens = pb.RequestTokens(
         request_id=attempt.request_id, epoch=attempt.epoch, first_index=first_index, token_ids=token_ids
     )
+    if attempt.record.sampling.logprobs is not None:
+        indices = range(first_index, first_index + len(token_ids))
+        tokens.logprobs.extend(convert.logprobs_to_pb(attempt.logprobs.get(index, UNKNOWN)) for index in indices)
+    return tokens

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hekaton.engine.interface import Engine, StepItem
+from hekaton.engine.interface import Engine, Sampled, StepItem
 from hekaton.engine.live import LiveRequest
 from hekaton.engine.room import Room
 from hekaton.errors import EngineFailed
@@ -44,7 +44,7 @@ class Stepper:
         # A request that was taken may have lost its KV to one that came after it.
         return [Share(one, _item(one, count)) for one, count in taken if one.kv_tokens >= one.computed + count]
 
-    def run(self, model: str, shares: Sequence[Share]) -> list[int | EngineFailed | None]:
+    def run(self, model: str, shares: Sequence[Share]) -> list[Sampled | EngineFailed | None]:
         """Sampled tokens, one result a share. A step that fails is made again one request at a time."""
         items = [share.item for share in shares]
         try:
@@ -52,7 +52,7 @@ class Stepper:
         except EngineFailed as error:
             return [error] if len(items) == 1 else [self._alone(model, item) for item in items]
 
-    def _alone(self, model: str, item: StepItem) -> int | EngineFailed | None:
+    def _alone(self, model: str, item: StepItem) -> Sampled | EngineFailed | None:
         try:
             return self._engine.step(model, [item])[0]
         except EngineFailed as error:
@@ -66,4 +66,6 @@ def _item(request: LiveRequest, count: int) -> StepItem:
         start=request.computed,
         sampling=request.sampling if count == request.pending else None,
         position=len(request.produced),
+        prompt=request.prompt,
+        produced=request.produced,
     )

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from hekaton.engine.emulated_host import EmulatedHost
-from hekaton.engine.interface import LoadResult, StepItem, SwapResult
+from hekaton.engine.interface import LoadResult, Sampled, StepItem, SwapResult
 from hekaton.engine.profiles import emulated_costs
 from hekaton.errors import EngineFailed, ModelTooLarge
-from hekaton.facts import Image, ModelSpec
+from hekaton.facts import Image, ModelSpec, Sampling
 from hekaton.policy.types import ModelCosts
 
 BLOCK_TOKENS = 16
@@ -18,15 +18,20 @@ MAX_CATCH_UP_S = 0.01
 _MASK = (1 << 64) - 1
 
 
-def emulated_token(model: str, seed: int, position: int, spec: ModelSpec) -> int:
-    """The token that an emulated model samples: a hash of model, seed and position, never an end token."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + position * 0xBF58476D1CE4E5B9 + zlib.crc32(model.encode())) & _MASK
+def emulated_token(model: str, seed: int, position: int, spec: ModelSpec, choice: int = 0) -> int:
+    """The token that an emulated model samples: a hash of model, seed, choice and position, never an end token."""
+    mixed = seed * 0x9E3779B97F4A7C15 + position * 0xBF58476D1CE4E5B9 + choice * 0xD6E8FEB86659FD93
+    mixed = (mixed + zlib.crc32(model.encode())) & _MASK
     mixed = ((mixed ^ (mixed >> 30)) * 0x94D049BB133111EB) & _MASK
     ends = sorted(set(spec.eos_token_ids))
     token = (mixed >> 31) % (spec.vocab_size - len(ends))
     for end in ends:
         token += token >= end
     return token
+
+
+def _sampled(model: str, sampling: Sampling, position: int, spec: ModelSpec) -> Sampled:
+    return Sampled(emulated_token(model, sampling.seed, position, spec, sampling.choice))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +196,7 @@ class EmulatedEngine:
         self._host.drop(request_id)
         self._leave_device(request_id)
 
-    def step(self, model: str, items: Sequence[StepItem]) -> list[int | None]:
+    def step(self, model: str, items: Sequence[StepItem]) -> list[Sampled | None]:
         if model not in self.resident():
             raise EngineFailed(f"model {model} is not on the device: load it before a step")
         for item in items:
@@ -200,7 +205,7 @@ class EmulatedEngine:
                 raise EngineFailed(f"request {item.request_id} has no KV for its tokens: grow it before a step")
         self._spend(self._step_s(model, items))
         spec = self._specs[model]
-        return [emulated_token(model, i.sampling.seed, i.position, spec) if i.sampling else None for i in items]
+        return [_sampled(model, item.sampling, item.position, spec) if item.sampling else None for item in items]
 
     def costs(self, model: str) -> ModelCosts:
         return self._costs[model]

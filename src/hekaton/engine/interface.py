@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from hekaton.facts import Image, ModelSpec, Sampling
+from hekaton.facts import Image, Logprobs, ModelSpec, Sampling
 from hekaton.policy.types import ModelCosts
 
 
@@ -25,6 +25,18 @@ class StepItem:
     """None for a chunk of a prompt that is not its last."""
     position: int
     """Index of the token to be sampled in the request's output: the counter of its randomness."""
+    prompt: Sequence[int] = ()
+    """The whole prompt, and the whole output so far, whatever of them is fed: penalties look at them."""
+    produced: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A token that was chosen."""
+
+    token_id: int
+    logprobs: Logprobs | None = None
+    """If they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +118,7 @@ class Engine(Protocol):
     def finished_swaps(self) -> list[SwapResult]:
         """KV that has come back since the last call."""
 
-    def step(self, model: str, items: Sequence[StepItem]) -> list[int | None]:
+    def step(self, model: str, items: Sequence[StepItem]) -> list[Sampled | None]:
         """Runs one step of a startable model. One sampled token per item (None where sampling is None).
 
         Raises EngineFailed naming the request if one request's numbers are not finite, and if the model's load fails.

@@ -80,7 +80,8 @@ class LiveRequest:
     @property
     def finish(self) -> FinishReason | None:
         """Why the output is complete, if it is."""
-        if self.produced and self.produced[-1] in self.sampling.stop_token_ids:
+        ended = len(self.produced) > self.sampling.min_tokens and self.produced[-1] in self.sampling.stop_token_ids
+        if ended:
             return FinishReason.STOP
         return FinishReason.LENGTH if len(self.produced) >= self.limit else None
 

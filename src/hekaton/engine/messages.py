@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from hekaton.facts import FinishReason, Image, ModelSpec, Sampling, Slo, TurnRecord
+from hekaton.facts import FinishReason, Image, Logprobs, ModelSpec, Sampling, Slo, TurnRecord
 from hekaton.policy.types import ModelCosts
 
 HEADER = struct.Struct(">I")
@@ -117,6 +117,8 @@ class StepOutput:
     epoch: int
     first_index: int
     token_ids: tuple[int, ...]
+    logprobs: tuple[Logprobs, ...] = ()
+    """One for each token, if asked for."""
 
 
 class Step(Message, frozen=True):

@@ -5,6 +5,7 @@ from enum import Enum
 
 from hekaton.engine.batch import Share, Stepper
 from hekaton.engine.desk import Desk
+from hekaton.engine.interface import Sampled
 from hekaton.engine.live import LiveRequest
 from hekaton.engine.messages import Event, Started, Step, StepOutput
 from hekaton.engine.turnlog import OpenTurn, TurnLog
@@ -52,7 +53,7 @@ class Steps:
                 request.started = True
                 self._emit(Started(request.request_id, request.epoch))
 
-    def _apply(self, turn: OpenTurn, shares: list[Share], results: list[int | EngineFailed | None]) -> None:
+    def _apply(self, turn: OpenTurn, shares: list[Share], results: list[Sampled | EngineFailed | None]) -> None:
         """Books what a step produced: tokens first, then the requests that it ended."""
         self._desk.demands.touch(turn.model)
         outputs: list[StepOutput] = []
@@ -65,8 +66,8 @@ class Steps:
                 continue
             request.computed += len(share.item.token_ids)
             if result is not None:
-                outputs.append(StepOutput(request.request_id, request.epoch, len(request.produced), (result,)))
-                request.produced.append(result)
+                outputs.append(_output(request, result))
+                request.produced.append(result.token_id)
                 stepped.append(request)
         self._log.stepped(turn, len(outputs))
         if outputs:
@@ -77,3 +78,8 @@ class Steps:
             self._desk.finish_if_complete(request)
             if self._hands_over:
                 self._desk.hand_over(request)
+
+
+def _output(request: LiveRequest, sampled: Sampled) -> StepOutput:
+    logprobs = (sampled.logprobs,) if sampled.logprobs else ()
+    return StepOutput(request.request_id, request.epoch, len(request.produced), (sampled.token_id,), logprobs)

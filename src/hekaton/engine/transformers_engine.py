@@ -16,7 +16,7 @@ from hekaton.engine.copier import Copier, CopyJob, chunks
 from hekaton.engine.device import Extent, Extents
 from hekaton.engine.hostkv import HostKv
 from hekaton.engine.image import ALIGN_BYTES
-from hekaton.engine.interface import LoadResult, StepItem, SwapResult
+from hekaton.engine.interface import LoadResult, Sampled, StepItem, SwapResult
 from hekaton.engine.kv import BLOCK_TOKENS, UNIT_BYTES, BlockShape, KvCache
 from hekaton.engine.meter import Meter
 from hekaton.engine.sampler import sample
@@ -206,7 +206,7 @@ class TransformersEngine:
         return known.skeleton, known.shape
 
     @torch.inference_mode()
-    def step(self, model: str, items: Sequence[StepItem]) -> list[int | None]:
+    def step(self, model: str, items: Sequence[StepItem]) -> list[Sampled | None]:
         known = self._models[model]
         if known.job is not None:
             with gated(known.gates, partial(self._await_weights, known, known.job)):
@@ -217,7 +217,7 @@ class TransformersEngine:
         known.meter.stepped(fed, len(items), time.monotonic() - started_s)
         return tokens
 
-    def _step(self, known: _Model, items: Sequence[StepItem]) -> list[int | None]:
+    def _step(self, known: _Model, items: Sequence[StepItem]) -> list[Sampled | None]:
         logits = self._forward(*self.bind(known.name), items)
         sampled = [item for item in items if item.sampling is not None]
         tokens = iter(sample(logits, sampled) if sampled else ())

@@ -243,7 +243,9 @@ class TokenLogprobs(_message.Message):
     LOGPROB_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
     logprob: _builtins.float
-    """Of the token that was chosen."""
+    """Of the token that was chosen. NaN if it was lost with the process that
+    knew it.
+    """
     @_builtins.property
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
         """The likeliest tokens, as many as asked for, the likeliest first."""

@@ -203,3 +203,35 @@ async def test_a_request_that_an_emptied_redis_forgot_is_put_back_and_goes_on(
     worker.finish(request_id, 3)
     await stream.finished()
     assert stream.text == "abc"
+
+
+async def test_a_stop_text_ends_the_output_and_its_worker_is_told_where(
+    router: RouterClient, worker: FakeWorker
+) -> None:
+    request = pb.GenerateRequest(model="m", text="hello", sampling=common_pb2.Sampling(stop=["ld!", "\n\n"]))
+    stream = router.generate(request)
+    request_id = await worker.take()
+    worker.step(request_id, 0, b"hello wor")
+    worker.step(request_id, 9, b"ld! and more")
+    stop = await asyncio.wait_for(worker.stopped.get(), 5)
+    assert (stop.request_id, stop.epoch, stop.tokens) == (request_id, 1, 12)
+    worker.step(request_id, 21, b"late")
+    worker.finish(request_id, 12)
+    finished = await stream.finished()
+    assert (stream.text, bytes(stream.token_ids)) == ("hello wor", b"hello world!")
+    assert (finished.reason, finished.stats.completion_tokens) == (common_pb2.FINISH_REASON_STOP, 12)
+
+
+async def test_a_worker_that_takes_over_after_a_stop_text_is_told_at_once(
+    router: RouterClient, worker: FakeWorker
+) -> None:
+    stream = router.generate(pb.GenerateRequest(model="m", text="hi", sampling=common_pb2.Sampling(stop=["b"])))
+    request_id = await worker.take()
+    worker.step(request_id, 0, b"abc")
+    await asyncio.wait_for(worker.stopped.get(), 5)
+    worker.hold(request_id, 2, "router-1")
+    stop = await asyncio.wait_for(worker.stopped.get(), 5)
+    assert (stop.epoch, stop.tokens) == (2, 2)
+    worker.finish(request_id, 2)
+    await stream.finished()
+    assert stream.text == "a"

@@ -3,7 +3,7 @@
 import grpc
 from redis.asyncio import Redis
 
-from fakes.driven import Driven, state_of
+from fakes.driven import LONG, Driven, state_of
 from fakes.workers import accept, add_model, expected, new_record, place
 from hekaton.facts import RequestState
 from hekaton.rpc.channel import open_channel
@@ -34,6 +34,19 @@ async def test_a_request_that_cannot_be_decoded_fails_and_the_worker_goes_on(dri
     await accept(redis, new_record("good"))
     await scheduler.assign(*await place(redis, "w1"))
     await router.end("good")
+
+
+async def test_a_request_whose_text_is_complete_ends_well_where_its_router_says(driven: Driven, redis: Redis) -> None:
+    _, scheduler, router = driven
+    await accept(redis, new_record("r1", max_tokens=LONG))
+    await scheduler.assign(*await place(redis, "w1"))
+    await router.tokens("r1", 5)
+    await router.stop("r1", 1, 3)
+    ended = await router.end("r1", 2.0)
+    assert (ended.code, ended.reason) == (0, common_pb2.FINISH_REASON_STOP)
+    assert ended.stats.completion_tokens == 3
+    assert await state_of(redis, "r1") is RequestState.FINISHED
+    await scheduler.released(1.0)
 
 
 async def test_a_router_that_claims_too_many_tokens_ends_its_request_only(driven: Driven, redis: Redis) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fakes.turnloop import GB, SettableClock, spec
 from hekaton.engine.emulated import EmulatedEngine, emulated_token
-from hekaton.engine.interface import StepItem
+from hekaton.engine.interface import Sampled, StepItem
 from hekaton.engine.profiles import CLASSES, DEVICES, emulated_costs, emulated_spec
 from hekaton.errors import EngineFailed, InvalidArgument, ModelTooLarge
 from hekaton.facts import ModelSpec, Sampling
@@ -125,7 +125,7 @@ def test_a_step_takes_the_profiles_time_and_samples_only_where_asked() -> None:
     begin_s = clock()
     tokens = engine.step("a", [StepItem("r", tuple(range(100)), 0, SAMPLING, 0), StepItem("s", (1, 2), 0, None, 0)])
     assert clock() - begin_s == pytest.approx(engine.costs("a").prefill_s(102))
-    assert tokens == [emulated_token("a", 7, 0, spec()), None]
+    assert tokens == [Sampled(emulated_token("a", 7, 0, spec())), None]
     begin_s = clock()
     engine.step("a", [decode("r", 100), decode("s", 50)])
     assert clock() - begin_s == pytest.approx(engine.costs("a").step_s(2, 152))
@@ -183,6 +183,7 @@ def test_tokens_differ_by_model_seed_and_position() -> None:
     one = [emulated_token("m", 1, position, facts) for position in range(50)]
     assert one != [emulated_token("n", 1, position, facts) for position in range(50)]
     assert one != [emulated_token("m", 2, position, facts) for position in range(50)]
+    assert one != [emulated_token("m", 1, position, facts, 1) for position in range(50)]
 
 
 @pytest.mark.parametrize("device", sorted(DEVICES))

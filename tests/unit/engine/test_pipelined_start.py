@@ -52,7 +52,7 @@ def test_a_step_that_begins_with_the_first_weights_gives_the_tokens_of_transform
     begin(engine, name)
     assert engine.loading() == {name}
     request = driver.requests["r"]
-    request.produced += [token for token in engine.step(name, [item]) if token is not None]
+    request.produced += [one.token_id for one in engine.step(name, [item]) if one is not None]
     request.computed = 20
     wait_for_load(engine, name)
     assert engine.resident() == engine.startable() == {name}

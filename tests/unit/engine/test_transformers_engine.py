@@ -25,6 +25,20 @@ PROMPTS = (3, 20, 61)
 """Lengths; the last is beyond any sliding window here and takes several blocks."""
 NEW_TOKENS = 30
 GREEDY = Sampling(max_tokens=NEW_TOKENS, seed=1)
+SAMPLED = replace(
+    GREEDY,
+    temperature=0.8,
+    top_p=0.9,
+    min_p=0.01,
+    repetition_penalty=1.2,
+    presence_penalty=0.3,
+    frequency_penalty=0.2,
+    logit_bias={5: 1.0},
+    stop_token_ids=(7,),
+    min_tokens=NEW_TOKENS,
+    logprobs=2,
+)
+"""Everything that looks at a request's past: the prompt, the output, and where the one ends."""
 PAIRS = (
     ("llama", "llama-2"),
     ("qwen2", "gpt2"),
@@ -69,7 +83,7 @@ def driver_for(models: dict[str, TinyModel], names: tuple[str, ...], sampled: bo
     driver = Driver(engine_for({name: models[name] for name in names}, SPARE_BYTES, HOST_BYTES))
     for name in names:
         for length in PROMPTS:
-            sampling = replace(GREEDY, temperature=0.8, top_p=0.9, seed=length) if sampled else GREEDY
+            sampling = replace(SAMPLED, seed=length) if sampled else GREEDY
             driver.submit(f"{name}/{length}", name, prompt_of(length, 1), sampling)
     return driver
 
@@ -136,6 +150,7 @@ def test_sampled_tokens_are_the_same_under_any_schedule(models: dict[str, TinyMo
     alone.close()
     expected = {request_id: alone.tokens(request_id) for request_id in alone.requests}
     assert len({tuple(tokens) for tokens in expected.values()}) == len(expected)
+    assert all(len(alone.logprobs[request_id]) == NEW_TOKENS for request_id in expected)
 
     @settings(max_examples=2)
     @given(schedule=SCHEDULES)
@@ -143,6 +158,9 @@ def test_sampled_tokens_are_the_same_under_any_schedule(models: dict[str, TinyMo
         driver = driver_for(models, names, sampled=True)
         follow(driver, names, schedule)
         assert {request_id: driver.tokens(request_id) for request_id in driver.requests} == expected
+        for request_id, told in driver.logprobs.items():
+            own = [one.logprob for one in alone.logprobs[request_id]]
+            assert [one.logprob for one in told] == pytest.approx(own, abs=1e-4)
         driver.close()
 
     check()

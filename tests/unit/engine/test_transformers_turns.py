@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from fakes.checkpoints import write_checkpoint
 from fakes.tinymodels import TinyModel, image_of, prompt_of
-from hekaton.engine.interface import StepItem
+from hekaton.engine.interface import Sampled, StepItem
 from hekaton.engine.messages import (
     AddModel,
     Command,
@@ -76,7 +76,7 @@ class SlowBusEngine(CountingEngine):
             device, device_memory_bytes, host_kv_memory_bytes=host_kv_memory_bytes, copy_bytes_per_s=20 << 20
         )
 
-    def step(self, model: str, items: Sequence[StepItem]) -> list[int | None]:
+    def step(self, model: str, items: Sequence[StepItem]) -> list[Sampled | None]:
         self.early_steps += model in self.loading()
         return super().step(model, items)
 
