@@ -12,6 +12,16 @@ MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Most
 Temperature = Annotated[float | None, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens that hold this probability.")]
 TopK = Annotated[int | None, typer.Option("--top-k", min=0, help="Keep so many of the likeliest tokens; 0 keeps all.")]
+MinP = Annotated[float | None, typer.Option("--min-p", help="Keep tokens this part as likely as the likeliest.")]
+RepetitionPenalty = Annotated[
+    float | None, typer.Option("--repetition-penalty", help="Of tokens in prompt and answer; 1 is none.")
+]
+PresencePenalty = Annotated[float | None, typer.Option("--presence-penalty", help="Of tokens in the answer.")]
+FrequencyPenalty = Annotated[
+    float | None, typer.Option("--frequency-penalty", help="Of tokens in the answer, as often as they are there.")
+]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")]
+MinTokens = Annotated[int | None, typer.Option("--min-tokens", min=0, help="No end before so many tokens.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The same seed gives the same tokens.")]
 
 
@@ -24,10 +34,28 @@ def generate(
     top_p: TopP = None,
     top_k: TopK = None,
     seed: Seed = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = None,
+    presence_penalty: PresencePenalty = None,
+    frequency_penalty: FrequencyPenalty = None,
+    stop: Stop = None,
+    min_tokens: MinTokens = None,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Generate text from a prompt. Ctrl-C cancels."""
-    options = SamplingOptions(max_tokens, temperature, top_p, top_k, seed)
+    options = SamplingOptions(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        stop=tuple(stop or ()),
+        min_tokens=min_tokens,
+    )
     wanted: Prompt = [Message("user", prompt)] if chat else prompt
     finished = run(_generate(address, model, wanted, options))
     if finished is not None:
