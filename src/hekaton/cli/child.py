@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,8 +56,11 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL, as in a crash."""
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: int) -> None:
         if self._process is not None and self._process.returncode is None:
-            self._process.kill()
+            self._process.send_signal(number)
 
     async def stop(self, grace_s: float) -> None:
         """SIGTERM, then SIGKILL after `grace_s`."""

@@ -33,7 +33,7 @@ class Answer(Protocol):
     def token_ids(self) -> list[int]: ...
 
 
-async def verify(answers: Sequence[Answer], models_dir: Path, dtype: str) -> list[Verdict]:
+async def verify(answers: Sequence[Answer], models_dir: Path, dtype: str, *, quiet: bool = False) -> list[Verdict]:
     """One verdict an answer. The reference runs in a process of its own, model by model."""
     command = [sys.executable, "-m", "hekaton.engine.reference"]
     pipe = asyncio.subprocess.PIPE
@@ -51,7 +51,7 @@ async def verify(answers: Sequence[Answer], models_dir: Path, dtype: str) -> lis
         child.stdin.write(json.dumps(question).encode() + b"\n")
     child.stdin.write_eof()
     try:
-        verdicts = await _collect(child.stdout, len(answers))
+        verdicts = await _collect(child.stdout, len(answers), quiet)
         status = await child.wait()
     finally:
         if child.returncode is None:
@@ -62,10 +62,10 @@ async def verify(answers: Sequence[Answer], models_dir: Path, dtype: str) -> lis
     return verdicts
 
 
-async def _collect(lines: asyncio.StreamReader, total: int) -> list[Verdict]:
+async def _collect(lines: asyncio.StreamReader, total: int, quiet: bool) -> list[Verdict]:
     verdicts: list[Verdict] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
         task = progress.add_task("verifying", total=total)
         async for line in lines:
             verdicts.append(Verdict(**json.loads(line)))

@@ -3,7 +3,7 @@
 import typer
 
 from hekaton import __version__
-from hekaton.cli import bench, chat, demo, generate, health, models, plan, pool, sim, up
+from hekaton.cli import bench, chaos, chat, demo, generate, health, models, plan, pool, sim, up
 from hekaton.cli.common import console
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ app.add_typer(models.app, name="models", rich_help_panel="Use a pool")
 app.command("pool", rich_help_panel="Watch a pool")(pool.pool)
 app.command("health", rich_help_panel="Watch a pool")(health.health)
 app.add_typer(bench.app, name="bench", rich_help_panel="Watch a pool")
+app.command("chaos", rich_help_panel="Break a pool")(chaos.chaos)
 app.command("plan", rich_help_panel="Plan a pool")(plan.plan)
 app.add_typer(sim.app, name="sim", rich_help_panel="Plan a pool")
 

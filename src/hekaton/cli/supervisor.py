@@ -9,9 +9,10 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -34,7 +35,6 @@ START_TIMEOUT_S = 90.0
 STOP_GRACE_S = 15.0
 POLL_S = 0.05
 RESTART_DELAYS_S = (0.2, 1.0, 5.0)
-"""Before each restart of a service; it is given up after the last."""
 SHM = Path("/dev/shm")
 EMULATED = "emulated:"
 ANY_PORT = "127.0.0.1:0"
@@ -49,6 +49,9 @@ class StackOptions:
     device_memory: str = "2GiB"
     workers: int = 1
     routers: int = 1
+    schedulers: int = 1
+    memories: int = 1
+    """Workers share them in turn."""
     listen: str = ""
     """The first router's address."""
     http_listen: str = ""
@@ -64,6 +67,8 @@ class StackOptions:
     time_scale: float | None = None
     policy: str = "slack"
     policy_options: Mapping[str, float] = field(default_factory=dict)
+    restarts_s: Iterable[float] = RESTART_DELAYS_S
+    """How long to wait before each restart of a service; it is given up after the last."""
     log_dir: Path | None = None
     """Services' logs; without, they are removed at the end."""
 
@@ -77,6 +82,8 @@ class Stack:
     def __init__(self, options: StackOptions, say: Callable[[str], None]) -> None:
         self.address = ""
         """The first router's."""
+        self.addresses: list[str] = []
+        """All routers'."""
         self.http_address = ""
         """The first router's, if it serves HTTP."""
         self.redis_url = ""
@@ -166,7 +173,7 @@ class Stack:
                 group.create_task(self._restart(child))
 
     async def _restart(self, child: Child) -> None:
-        for delay_s in RESTART_DELAYS_S:
+        for delay_s in self._options.restarts_s:
             status = await child.wait()
             if child in self._retired:
                 return
@@ -197,28 +204,34 @@ class _Start:
 
     async def run(self) -> None:
         roles = live_policy(self._options.policy, self._options.policy_options).roles(self._options.workers)
-        await self._launch("scheduler", "scheduler-0", **self._policy())
-        memory_address = ""
-        if not self._options.device.startswith(EMULATED):
-            # An address that outlives the process: workers are told it once.
-            listen = f"unix:{self._run_dir}/memory.sock"
-            settings = {"listen": listen, "segment_dir": str(self._segments), "host_memory": self._options.host_memory}
-            await self._launch("memory", "memory-0", **settings)
-            memory_address = await self._stack.serving(Registry(self._redis, Kind.MEMORY), "memory-0", bytes.decode)
+        for index in range(self._options.schedulers):
+            await self._launch("scheduler", f"scheduler-{index}", **self._policy())
+        emulated = self._options.device.startswith(EMULATED)
+        memories = [""] if emulated else [await self._memory(index) for index in range(self._options.memories)]
         workers = [f"worker-{index}" for index in range(self._options.workers)]
         routers = [f"router-{index}" for index in range(self._options.routers)]
-        for name, role in zip(workers, roles, strict=True):
+        for name, role, memory_address in zip(workers, roles, cycle(memories), strict=False):
             await self._launch("worker", name, memory_address=memory_address, role=role.value, **self._worker())
         for index, name in enumerate(routers):
             await self._launch("router", name, **self._router(index))
         for name in workers:
             await self._stack.serving(Registry(self._redis, Kind.WORKER), name, _worker_address)
-        addresses = [
+        self._stack.addresses = [
             await self._stack.serving(Registry(self._redis, Kind.ROUTER), name, bytes.decode) for name in routers
         ]
-        self._stack.address = addresses[0]
+        self._stack.address = self._stack.addresses[0]
         if self._options.http_listen:
             self._stack.http_address = (await Registry(self._redis, Kind.HTTP).list())[routers[0]].decode()
+
+    async def _memory(self, index: int) -> str:
+        """Starts a memory service; its address, which outlives the process: workers are told it once."""
+        name = f"memory-{index}"
+        listen = f"unix:{self._run_dir}/{name}.sock"
+        # Who starts anew removes the leftovers of its directory, which are nobody else's.
+        segments = self._segments / name if self._options.memories > 1 else self._segments
+        settings = {"listen": listen, "segment_dir": str(segments), "host_memory": self._options.host_memory}
+        await self._launch("memory", name, **settings)
+        return await self._stack.serving(Registry(self._redis, Kind.MEMORY), name, bytes.decode)
 
     def _router(self, index: int) -> dict[str, str]:
         if index == 0:

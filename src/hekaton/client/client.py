@@ -71,9 +71,10 @@ class Client:
         """How many routers it knows."""
         return len(self._routers)
 
-    def turn(self) -> None:
-        """Uses the next router from now on."""
-        self._routers.append(self._routers.pop(0))
+    def turn(self, address: str) -> None:
+        """Uses another router than this from now on, if there is one."""
+        if self.address == address:
+            self._routers.append(self._routers.pop(0))
 
     @property
     def inference(self) -> inference_pb2_grpc.InferenceServiceStub:

@@ -27,7 +27,7 @@ BROKEN = frozenset(
 
 
 class Routers(Protocol):
-    """The routers that a client knows. `turn` goes on to the next one."""
+    """The routers that a client knows, and the one in use. `turn` leaves that at an address."""
 
     @property
     def count(self) -> int: ...
@@ -35,7 +35,10 @@ class Routers(Protocol):
     @property
     def inference(self) -> inference_pb2_grpc.InferenceServiceStub: ...
 
-    def turn(self) -> None: ...
+    @property
+    def address(self) -> str: ...
+
+    def turn(self, address: str) -> None: ...
 
 
 class Generation:
@@ -58,6 +61,7 @@ class Generation:
         self._accepted = False
         self._finished = False
         self._next_index = self._crc = self._chars = 0
+        self._used = routers.address
         self._failures = 0
         """Connections that broke since something came."""
         self._broken_s = 0.0
@@ -90,7 +94,7 @@ class Generation:
             call.cancel()
 
     def _call(self) -> "grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse] | _ResumeCall":
-        left_s = max(self._ends_s - self._clock(), 0.0)
+        left_s, self._used = max(self._ends_s - self._clock(), 0.0), self._routers.address
         if not self._accepted:
             return self._routers.inference.Generate(self._request, timeout=left_s)
         resume = pb.ResumeRequest(
@@ -130,7 +134,7 @@ class Generation:
         self._failures += 1
         if not self._patient():
             raise known from error
-        self._routers.turn()
+        self._routers.turn(self._used)
         await asyncio.sleep(min(FIRST_DELAY_S * 2 ** (self._failures - 1), MAX_DELAY_S))
 
     def _passes(self, error: HekatonError) -> bool:

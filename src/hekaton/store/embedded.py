@@ -54,7 +54,8 @@ class EmbeddedRedis:
         self._socket_dir = socket_dir
         self._cleanup = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
-        self._server_pid = 0
+        self.server_pid = 0
+        """Of the server that runs now."""
         self._socket: Path | None = None
 
     @property
@@ -73,7 +74,7 @@ class EmbeddedRedis:
             self._socket = _socket_in(folder)
             self._process = _launch(temporary, self._socket, folder / "redis.log", self._data_dir)
             stack.callback(_end, self._process)
-            self._server_pid = _await_answer(self._process, self._socket, folder / "redis.log")
+            self.server_pid = _await_answer(self._process, self._socket, folder / "redis.log")
             self._cleanup = stack.pop_all()
 
     def stop(self) -> None:
@@ -83,7 +84,7 @@ class EmbeddedRedis:
     def kill(self) -> None:
         """SIGKILL to the server, as in a crash. `start` runs it again."""
         if self._process is not None and self._process.poll() is None:
-            os.kill(self._server_pid, signal.SIGKILL)
+            os.kill(self.server_pid, signal.SIGKILL)
         self.stop()
 
     def __enter__(self) -> Self:
