@@ -121,6 +121,7 @@ class WorkerSettings(PolicySettings):
     copy_bandwidth: ByteSize = Field(
         ByteSize(0), description="most bytes a second of copies to and from the device, to emulate a bus; 0: no limit"
     )
+    hung_step_s: float = Field(120.0, gt=0, description="a step that takes longer is given up, and its engine ended")
     threads: int = Field(1, ge=1, description="torch threads; more than one only if one worker owns the machine")
     memory_address: str = Field("", description="this host's memory service; not needed by emulated devices")
     role: Role = Field(Role.ANY, description="phase of requests that it serves; policy aegaeon needs prefill or decode")

@@ -138,6 +138,12 @@ class EngineFailed(HekatonError):
     reason = "ENGINE_FAILED"
 
 
+class PoisonRequest(HekatonError):
+    """A request whose computation ends engines. It would end others: it is not tried again."""
+
+    reason = "POISON_REQUEST"
+
+
 class RemoteError(HekatonError):
     """A status from another process that has no class of its own here."""
 

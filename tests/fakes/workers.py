@@ -51,6 +51,7 @@ def worker_settings(
         policy=policy,
         policy_option={"min_turn_s": 0.05} if policy == "slack" else {},
         role=role,
+        hung_step_s=changes.get("hung_step_s", 60.0),
     )
 
 

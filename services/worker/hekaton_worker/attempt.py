@@ -63,6 +63,8 @@ class Attempt:
     ids: list[int]
     """All tokens of the request, those of earlier attempts included."""
     accepted_s: float
+    strikes: int = 0
+    """Engines that died by themselves in a step with it."""
     span: trace.Span = trace.INVALID_SPAN
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     """The router has said what it has, or nothing is left to wait for."""
@@ -94,6 +96,7 @@ class Attempt:
             prompt=stored.prompt,
             ids=ids,
             accepted_s=now_s - summary.age_s,
+            strikes=summary.strikes,
         )
 
     @property
@@ -130,6 +133,7 @@ class Attempt:
             sampling=self.record.sampling,
             slo=self.record.slo,
             age_s=now_s - self.accepted_s,
+            suspect=self.strikes > 0,
         )
 
     def settle(self, result: Result, preemptions: int = 0) -> None:

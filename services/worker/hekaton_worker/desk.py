@@ -2,19 +2,20 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 from opentelemetry import trace
 
 from hekaton.engine.messages import Cancel, Command, Ended, Step
-from hekaton.errors import Cancelled, EngineFailed, HekatonError
+from hekaton.errors import Cancelled, EngineFailed, HekatonError, PoisonRequest
 from hekaton.facts import FinishReason, TurnRecord
 from hekaton.v1 import worker_pb2 as pb
 from hekaton_worker.attempt import Attempt, Left, Result
 from hekaton_worker.tokens import TokenStreams
 
 log = structlog.get_logger(__name__)
+MAX_STRIKES = 2
 RETAINED = 10_000
 RETENTION_S = 60.0
 
@@ -79,6 +80,16 @@ class Desk:
                 attempt.settle(attempt.leaving)
             elif attempt.submitted:
                 self.submit(attempt)
+
+    def strike(self, request_ids: Sequence[str]) -> list[Attempt]:
+        """An engine died by itself in a step with these requests: the live ones. A second time ends a request."""
+        struck = [one for one in self.live() if one.submitted and one.request_id in request_ids]
+        for attempt in struck:
+            attempt.strikes += 1
+            log.error("an engine died with this request", request_id=attempt.request_id, strikes=attempt.strikes)
+            if attempt.strikes >= MAX_STRIKES:
+                attempt.settle(PoisonRequest(f"{attempt.strikes} engines died computing request {attempt.request_id}"))
+        return struck
 
     def leave(self, attempt: Attempt, why: Result) -> None:
         """Ends a live request for this reason, at once or as soon as the engine has let go of it."""

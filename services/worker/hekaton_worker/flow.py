@@ -138,6 +138,13 @@ class Flow:
             cancelled = summary.state is RequestState.CANCELLED
             self.desk.leave(attempt, Cancelled("cancelled before it began") if cancelled else Left.REVOKED)
 
+    async def struck(self, attempt: Attempt) -> None:
+        """Other workers know that an engine died with it."""
+        try:
+            await self.store.strike(attempt.request_id, attempt.epoch)
+        except StoreUnavailable:
+            log.warning("strike not stored", request_id=attempt.request_id)
+
     # ---- its end
 
     async def _conclude(self, attempt: Attempt, outcome: Outcome) -> None:

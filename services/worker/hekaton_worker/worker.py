@@ -1,6 +1,7 @@
 """The worker's parts put together, and its life from start to SIGTERM."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import structlog
@@ -53,7 +54,13 @@ class Worker:
         worker_id = settings.worker_id or new_id("worker")
         self.failure: HekatonError | None = None
         self.board = StatusBoard(worker_id, settings.role)
-        self.engine = EngineKeeper(_options(settings, worker_id), self._engine_started, self._engine_said)
+        self.engine = EngineKeeper(
+            _options(settings, worker_id),
+            self._engine_started,
+            self._engine_said,
+            self._engine_died,
+            settings.hung_step_s,
+        )
         self.registration = Registration(Registry(redis, Kind.WORKER), self.board, settings)
         self.metrics = WorkerMetrics(self.board)
         self._turns = Turns(worker_id)
@@ -137,6 +144,10 @@ class Worker:
         self._images.drop_all()
         self._models.tell_all(self.engine.post)
         self._desk.resubmit()
+
+    def _engine_died(self, request_ids: Sequence[str]) -> None:
+        for attempt in self._desk.strike(request_ids):
+            self._crew.start(self._flow.struck(attempt), f"strike {attempt.request_id}")
 
     def _engine_said(self, event: messages.Event) -> None:
         match event:

@@ -27,7 +27,7 @@ ARCHITECTURES = ("llama", "qwen3", "gpt2")
 EMULATED_CLASS = "qwen2.5-7b"
 EMULATED = "emulated:"
 SLO = Slo(ttft_s=60.0, tbt_s=1.0)
-DEVICE_MEMORY = {True: "40GB", False: "700KiB"}
+DEVICE_MEMORY = {True: "40GB", False: "1MiB"}
 """Of an emulated device, and of a real one: two of the models and their KV."""
 
 

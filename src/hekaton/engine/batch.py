@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hekaton.engine.interface import Engine, Sampled, StepItem
 from hekaton.engine.live import LiveRequest
 from hekaton.engine.room import Room
+from hekaton.engine.stepmark import StepMark
 from hekaton.errors import EngineFailed
 
 
@@ -20,14 +21,24 @@ class Share:
 class Stepper:
     """Continuous batching: every step is composed anew, of decodes and of chunks of prompts."""
 
-    def __init__(self, engine: Engine, room: Room[LiveRequest], max_batch: int, prefill_chunk_tokens: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        room: Room[LiveRequest],
+        max_batch: int,
+        prefill_chunk_tokens: int,
+        mark: StepMark | None = None,
+    ) -> None:
         self._engine = engine
+        self._mark = mark
+        self._suspects_turn = False
         self._room = room
         self._max_batch = max_batch
         self._prefill_chunk_tokens = prefill_chunk_tokens
 
     def compose(self, requests: Iterable[LiveRequest], now_s: float) -> list[Share]:
         """The next step of requests of one model, the most urgent first. Those without room are parked."""
+        requests = self._without_suspects(list(requests))
         budget = self._prefill_chunk_tokens
         taken: list[tuple[LiveRequest, int]] = []
         coming = 0
@@ -48,15 +59,34 @@ class Stepper:
         """Sampled tokens, one result a share. A step that fails is made again one request at a time."""
         items = [share.item for share in shares]
         try:
-            return list(self._engine.step(model, items))
+            return self._step(model, items)
         except EngineFailed as error:
             return [error] if len(items) == 1 else [self._alone(model, item) for item in items]
 
     def _alone(self, model: str, item: StepItem) -> Sampled | EngineFailed | None:
         try:
-            return self._engine.step(model, [item])[0]
+            return self._step(model, [item])[0]
         except EngineFailed as error:
             return error
+
+    def _step(self, model: str, items: Sequence[StepItem]) -> list[Sampled | EngineFailed | None]:
+        if self._mark is None:
+            return list(self._engine.step(model, items))
+        with self._mark.step([item.request_id for item in items]):
+            return list(self._engine.step(model, items))
+
+    def _without_suspects(self, requests: list[LiveRequest]) -> list[LiveRequest]:
+        """Requests in whose step an engine died run alone, one after the other, in every other step of their model."""
+        suspects = [one for one in requests if one.suspect]
+        if not suspects:
+            return requests
+        others = [one for one in requests if not one.suspect]
+        self._suspects_turn = not self._suspects_turn or not others
+        if not self._suspects_turn:
+            return others
+        alone = min(suspects, key=lambda one: one.steps_alone)
+        alone.steps_alone += 1
+        return [alone]
 
 
 def _item(request: LiveRequest, count: int) -> StepItem:

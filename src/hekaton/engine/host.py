@@ -17,6 +17,7 @@ from hekaton.engine.emulated import EmulatedEngine
 from hekaton.engine.interface import Engine
 from hekaton.engine.messages import Ready
 from hekaton.engine.options import EngineOptions, parse
+from hekaton.engine.stepmark import StepMark
 from hekaton.engine.turns import TurnLoop
 from hekaton.policy.live import live_turns
 
@@ -26,7 +27,9 @@ FLUSH_TIMEOUT_S = 2.0
 class Host:
     """Couples a turn loop to the worker's socket and to the engine's own events."""
 
-    def __init__(self, engine: Engine, options: EngineOptions, sock: socket.socket) -> None:
+    def __init__(
+        self, engine: Engine, options: EngineOptions, sock: socket.socket, mark: StepMark | None = None
+    ) -> None:
         self._engine = engine
         self._socket = sock
         self._channel = EventChannel(sock)
@@ -39,6 +42,7 @@ class Host:
             options.max_batch,
             options.prefill_chunk_tokens,
             options.role,
+            mark,
         )
         self._selector = selectors.DefaultSelector()
         self._selector.register(sock, selectors.EVENT_READ)
@@ -108,14 +112,14 @@ def build_engine(options: EngineOptions) -> Engine:
 def main(argv: Sequence[str] | None = None) -> None:
     # Ctrl-C goes to the whole terminal group; the worker decides when its engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    fd, options = parse(argv)
+    fd, mark_fd, options = parse(argv)
     with socket.socket(fileno=fd) as sock:
         engine = build_engine(options)
         # What exists by now stays: no collection needs to walk it again.
         gc.collect()
         gc.freeze()
         try:
-            Host(engine, options, sock).run()
+            Host(engine, options, sock, None if mark_fd is None else StepMark(mark_fd)).run()
         finally:
             engine.close()
 

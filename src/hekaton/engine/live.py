@@ -29,6 +29,9 @@ class LiveRequest:
     """Tokens whose KV is in host memory, or on its way from there."""
     fetching: bool = False
     """Its KV is on its way from the host to the device."""
+    suspect: bool = False
+    """An engine died in a step with it: it runs alone."""
+    steps_alone: int = 0
     preemptions: int = 0
     started: bool = False
     parked_until_s: float = 0.0
@@ -45,6 +48,7 @@ class LiveRequest:
             sampling=submit.sampling,
             slo=submit.slo,
             arrival_s=now_s - submit.age_s,
+            suspect=submit.suspect,
             limit=min(submit.sampling.max_tokens, max_context_tokens - len(submit.prompt)),
         )
 

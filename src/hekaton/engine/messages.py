@@ -65,6 +65,8 @@ class Submit(Message, frozen=True):
     slo: Slo
     age_s: float
     """Time since acceptance; due times count from then."""
+    suspect: bool = False
+    """An engine died in a step with it."""
 
 
 class Cancel(Message, frozen=True):

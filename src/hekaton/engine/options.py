@@ -42,10 +42,14 @@ class EngineOptions:
         return cls(**{one.name: getattr(parsed, one.name) for one in fields(cls)})
 
 
-def parse(argv: Sequence[str] | None) -> tuple[int, EngineOptions]:
-    """The socket's file descriptor and the options. Exits with status 2 and a message if they are not sound."""
+def parse(argv: Sequence[str] | None) -> tuple[int, int | None, EngineOptions]:
+    """The file descriptors of the socket and of the step mark, and the options.
+
+    Exits with status 2 and a message if they are not sound.
+    """
     parser = argparse.ArgumentParser(prog="python -m hekaton.engine.host", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="inherited stream socket to the worker")
+    parser.add_argument("--mark-fd", type=int, help="inherited file that says which step is under way")
     parser.add_argument("--engine", choices=("transformers", "emulated"), required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--device-memory-bytes", "--device-memory", type=int, required=True)
@@ -61,4 +65,4 @@ def parse(argv: Sequence[str] | None) -> tuple[int, EngineOptions]:
     parser.add_argument("--host-kv-dir", default="")
     parser.add_argument("--copy-bytes-per-s", type=int, default=0)
     parsed = parser.parse_args(argv)
-    return parsed.fd, EngineOptions.from_namespace(parsed)
+    return parsed.fd, parsed.mark_fd, EngineOptions.from_namespace(parsed)

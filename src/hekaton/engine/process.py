@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from hekaton.engine.messages import HEADER, MAX_FRAME_BYTES, Command, Event, Stop, encode, event_decoder
 from hekaton.engine.options import EngineOptions
+from hekaton.engine.stepmark import StepWatch
 from hekaton.errors import EngineFailed, Unavailable
 
 
@@ -23,9 +24,10 @@ class EngineProcess:
         self._stopping = False
 
     @classmethod
-    async def start(cls, options: EngineOptions) -> "EngineProcess":
-        """Spawns the process; its first event is Ready."""
+    async def start(cls, options: EngineOptions, watch: StepWatch | None = None) -> "EngineProcess":
+        """Spawns the process; its first event is Ready. `watch` sees its steps."""
         ours, theirs = socket.socketpair()
+        marks = [watch.fd] if watch else []
         with theirs:
             try:
                 process = await asyncio.create_subprocess_exec(
@@ -33,9 +35,10 @@ class EngineProcess:
                     "-m",
                     "hekaton.engine.host",
                     f"--fd={theirs.fileno()}",
+                    *(f"--mark-fd={fd}" for fd in marks),
                     *options.to_argv(),
                     stdin=asyncio.subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), *marks),
                 )
             except BaseException:
                 ours.close()
@@ -67,6 +70,11 @@ class EngineProcess:
         status = await self._process.wait()
         if status != 0 or not self._stopping:
             raise EngineFailed(f"the engine process {self.pid} ended with {describe(status)}")
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self.returncode is None:
+            self._process.kill()
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Ends the process after its current step; kills it if it takes longer than `grace_s`."""

@@ -27,6 +27,7 @@ from hekaton.engine.messages import (
 )
 from hekaton.engine.reporter import Reporter
 from hekaton.engine.room import Room
+from hekaton.engine.stepmark import StepMark
 from hekaton.engine.steps import Outcome, Steps
 from hekaton.engine.turnlog import OpenTurn, TurnLog
 from hekaton.engine.views import Views
@@ -47,6 +48,7 @@ class TurnLoop:
         max_batch: int = 64,
         prefill_chunk_tokens: int = 512,
         role: Role = Role.ANY,
+        mark: StepMark | None = None,
     ) -> None:
         self.stopping = False
         self._engine = engine
@@ -58,7 +60,7 @@ class TurnLoop:
         self._room = Room(self._memory, self._desk.live, self._desk.demands)
         self._images = Images(engine, emit)
         self._log = TurnLog(worker_id, clock())
-        stepper = Stepper(engine, self._room, max_batch, prefill_chunk_tokens)
+        stepper = Stepper(engine, self._room, max_batch, prefill_chunk_tokens, mark)
         self._steps = Steps(stepper, self._desk, self._log, emit, role)
         self._views = Views(engine, self._desk, self._images, role)
         self._turn: OpenTurn | None = None

@@ -18,6 +18,7 @@ SUMMARY_FIELDS = (
     "accepted_ms",
     "produced_tokens",
     "router",
+    "strikes",
     "reason",
     "stats",
 )
@@ -40,6 +41,8 @@ class RequestSummary:
     """As of the last checkpoint."""
     router_id: str
     """Where its tokens go."""
+    strikes: int
+    """Engines that died by themselves in a step with it."""
     reason: str
     """Why it ended; empty while live."""
     stats: RequestStats | None
@@ -100,7 +103,7 @@ def summary(now: tuple[int, int], fields: Sequence[bytes]) -> RequestSummary:
 
 
 def _summary(now: tuple[int, int], fields: Sequence[bytes]) -> RequestSummary:
-    record, state, epoch, failures, worker, accepted_ms, produced_tokens, router, reason, stats = fields
+    record, state, epoch, failures, worker, accepted_ms, produced_tokens, router, strikes, reason, stats = fields
     return RequestSummary(
         record=msgspec.json.decode(record, type=RequestRecord),
         state=RequestState(state.decode()),
@@ -110,6 +113,7 @@ def _summary(now: tuple[int, int], fields: Sequence[bytes]) -> RequestSummary:
         age_s=now[0] + now[1] / 1e6 - int(accepted_ms) / 1000,
         produced_tokens=int(produced_tokens),
         router_id=router.decode(),
+        strikes=int(strikes or 0),
         reason=(reason or b"").decode(),
         stats=msgspec.json.decode(stats, type=RequestStats) if stats else None,
     )

@@ -56,6 +56,7 @@ class Requests:
         self._requeue = Script(redis, "requeue")
         self._checkpoint = Script(redis, "checkpoint")
         self._adopt = Script(redis, "adopt")
+        self._strike = Script(redis, "strike")
 
     async def accept(self, record: RequestRecord, prompt: Sequence[int], max_queued: int) -> bool:
         """Stores a new request and queues it. False if its id is known already.
@@ -192,6 +193,10 @@ class Requests:
         """The tokens of a live request go to this router from now on. Raises RequestNotFound."""
         keys = (self._keys.request(request_id),)
         return Holder(*_known(request_id, await self._adopt(_Holders, keys, router_id)))
+
+    async def strike(self, request_id: str, epoch: int) -> int:
+        """An engine died by itself in a step with it: how many have; 0 if the epoch is over."""
+        return await self._strike(int, (self._keys.request(request_id),), epoch)
 
     async def requeue(
         self, request_id: str, epoch: int, *, term: int, lost: bool, max_attempts: int

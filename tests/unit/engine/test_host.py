@@ -159,7 +159,7 @@ def test_an_emulated_engine_process_imports_no_torch() -> None:
 
 def test_options_survive_the_command_line() -> None:
     options = EngineOptions("transformers", "cuda:1", 7, "w-2", 2, "aegaeon", {"q_max_s": 2.5}, Role.DECODE, 1.5, 8, 64)
-    assert parse(["--fd=9", *options.to_argv()]) == (9, options)
+    assert parse(["--fd=9", *options.to_argv()]) == (9, None, options)
 
 
 @pytest.mark.parametrize(("status", "words"), [(3, "exit status 3"), (-9, "signal SIGKILL"), (-250, "signal 250")])

@@ -16,7 +16,7 @@ from hekaton_scheduler.pool import Placed, Pool
 
 SPEC = ModelSpec("d", "emulated", "bfloat16", 1000, 1, 4096, 256)
 RECORD = RequestRecord("r", "router", "m", 3, Sampling(max_tokens=10, seed=1), Slo(10.0, 0.1), 60.0)
-WAITING = RequestSummary(RECORD, RequestState.QUEUED, 1, 0, "", 0.0, 0, "router", "", None)
+WAITING = RequestSummary(RECORD, RequestState.QUEUED, 1, 0, "", 0.0, 0, "router", 0, "", None)
 
 
 def chooser(policy: str = "slack", **roles: Role) -> tuple[Chooser, Pool]:

@@ -22,7 +22,7 @@ async def test_an_engine_that_keeps_dying_is_given_up() -> None:
             os.kill(keeper.pid, signal.SIGKILL)
 
     options = EngineOptions("emulated", "h800", 1_000_000, "w1")
-    keeper = EngineKeeper(options, on_start, on_event)
+    keeper = EngineKeeper(options, on_start, on_event, lambda request_ids: None, 60.0)
     with pytest.raises(EngineFailed, match="SIGKILL"):
         await asyncio.wait_for(keeper.run(), 30)
     assert started == MAX_DEATHS + 1
