@@ -129,6 +129,8 @@ class RequestRecord:
     """Budget from acceptance to the terminal event."""
     trace_context: str = ""
     """W3C traceparent of the router's span."""
+    choices: int = 1
+    """Outputs that its client asked for; this one is the first of them."""
     resume_window_s: float = 0.0
     """How long it goes on without a client; 0: it is cancelled when its client is gone."""
 

@@ -64,6 +64,8 @@ def decide_resume_window_s(request: inference_pb2.GenerateRequest, most_s: float
     """How long the request goes on without its client; 0 if it does not."""
     if request.on_disconnect != inference_pb2.ON_DISCONNECT_KEEP:
         return 0.0
+    if request.sampling.n > 1:
+        raise InvalidArgument("sampling.n: only a single output can be resumed; send on_disconnect CANCEL with more")
     if not request.HasField("resume_window"):
         return min(DEFAULT_RESUME_WINDOW_S, most_s)
     window_s = convert.seconds(request.resume_window)

@@ -17,8 +17,9 @@ from hekaton.rpc.interceptors import Context
 from hekaton.v1 import common_pb2, inference_pb2_grpc
 from hekaton.v1 import inference_pb2 as pb
 from hekaton_router import admission
+from hekaton_router.choices import Events, merged, records_of
 from hekaton_router.detokenizer import Decoding
-from hekaton_router.intake import Intake
+from hekaton_router.intake import Admitted, Intake
 from hekaton_router.keeper import Keeper, Reading
 from hekaton_router.live import LiveRequest
 from hekaton_router.metrics import RouterMetrics
@@ -46,8 +47,16 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         clock = asyncio.get_running_loop().time
         ends_s = clock() + budget_s
         admitted = await self._intake.admit(request, ends_s)
-        record = admitted.record
-        _describe(record)
+        _describe(admitted.record)
+        outputs = [self._output(record, admitted, ends_s) for record in records_of(admitted.record)]
+        async with aclosing(outputs[0] if len(outputs) == 1 else merged(outputs)) as events:
+            async for event in events:
+                yield event
+
+    async def _output(self, record: RequestRecord, admitted: Admitted, ends_s: float) -> Events:
+        """One output, from its acceptance to its end."""
+        clock = asyncio.get_running_loop().time
+        choice = record.sampling.choice
         with self._metrics.measured(record) as meter, self._keeper.hold(record, ends_s) as reading:
             reading.live.on_tokens = meter.tokens
             await self._keeper.accept(reading.live, admitted.prompt, ends_s - clock())
@@ -56,10 +65,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             yield pb.GenerateResponse(accepted=_accepted(record))
             output = Output(reading, admitted.codec.decoding, self._keeper.stop)
             while (tokens := await output.next()) is not None:
+                tokens.choice = choice
                 yield pb.GenerateResponse(tokens=tokens)
             finished = reading.live.outcome()
             meter.finished(_conclude(finished))
-            yield pb.GenerateResponse(finished=finished)
+            yield pb.GenerateResponse(finished=pb.Finished(reason=finished.reason, stats=finished.stats, choice=choice))
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> AsyncIterator[pb.ResumeResponse]:
         admission.check_request_id(request.request_id)

@@ -97,6 +97,7 @@ class Intake:
             slo=slo,
             deadline_s=_left_s(ends_s),
             trace_context=telemetry.current_traceparent(),
+            choices=request.sampling.n if request.sampling.HasField("n") else 1,
             resume_window_s=admission.decide_resume_window_s(request, self.settings.max_resume_window_s),
         )
 

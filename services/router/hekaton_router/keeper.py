@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ from hekaton.store.records import Holder, RequestSummary, StoredRequest, Unreada
 from hekaton.store.requests import Requests
 from hekaton.tasks import forever
 from hekaton.v1.inference_pb2 import Finished
+from hekaton_router.choices import choice_id
 from hekaton_router.chores import Chores
 from hekaton_router.links import Links
 from hekaton_router.live import LiveRequest, LiveRequests
@@ -180,11 +181,21 @@ class Keeper:
             self._end(live, _cancelled(request_id))
             return True
         if result.state.terminal:
-            return False
+            return await self._cancel_choices(request_id)
         self._links.cancel(request_id, result.worker_id, own=False)
         if live:
             live.stop(_cancelled(request_id))
         return True
+
+    async def _cancel_choices(self, request_id: str) -> bool:
+        """Ends what still lives of several outputs, of which the first has ended. Any one of them ends their stream."""
+        summary = (await self._store.peek([request_id])).get(request_id)
+        others = range(1, summary.record.choices) if summary else ()
+        for choice in others:
+            with suppress(RequestNotFound):
+                if await self.cancel(choice_id(request_id, choice)):
+                    return True
+        return False
 
     def stop(self, live: LiveRequest, tokens: int) -> None:
         """A request's text is complete with so many tokens: its worker ends it well."""

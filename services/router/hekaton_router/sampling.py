@@ -56,8 +56,6 @@ def decide_sampling(
     for name, bounds in BOUNDS.items():
         if message.HasField(name):
             bounds.check(name, getattr(message, name))
-    if message.n > 1:
-        raise InvalidArgument("sampling.n: one output a request; send the request again for another")
     _check_tokens("stop_token_ids", message.stop_token_ids, MAX_STOP_TOKENS, spec)
     _check_bias(message, spec)
     _check_stop(message.stop)

@@ -10,21 +10,19 @@ import grpc
 import grpc.aio
 
 from hekaton.client import convert
+from hekaton.client.completions import collect
 from hekaton.client.generation import Generation
 from hekaton.client.types import (
-    Accepted,
     Completion,
-    Finished,
     GenerationEvent,
     Message,
     Model,
     Pool,
     Prompt,
     SamplingOptions,
-    Tokens,
 )
-from hekaton.errors import EngineFailed, HekatonError, Unavailable
-from hekaton.facts import Logprobs, Slo, TurnRecord
+from hekaton.errors import HekatonError, InvalidArgument, Unavailable
+from hekaton.facts import Slo, TurnRecord
 from hekaton.rpc import convert as wire
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import from_rpc_error, has_details
@@ -136,22 +134,25 @@ class Client:
         timeout_s: float = GENERATE_TIMEOUT_S,
         resume_window_s: float = 0.0,
     ) -> Completion:
-        """A whole generation at once."""
-        request_id, text, token_ids, logprobs = "", "", list[int](), list[Logprobs]()
+        """A whole generation at once, of one output."""
+        if options and options.n not in (None, 1):
+            raise InvalidArgument("complete is for one output: complete_all returns all of them")
+        (only,) = await self.complete_all(model, prompt, options, timeout_s=timeout_s, resume_window_s=resume_window_s)
+        return only
+
+    async def complete_all(
+        self,
+        model: str,
+        prompt: Prompt,
+        options: SamplingOptions | None = None,
+        *,
+        timeout_s: float = GENERATE_TIMEOUT_S,
+        resume_window_s: float = 0.0,
+    ) -> tuple[Completion, ...]:
+        """All `n` outputs of a prompt, in the order of their choice."""
         generation = self.generate(model, prompt, options, timeout_s=timeout_s, resume_window_s=resume_window_s)
         async with aclosing(generation) as events:
-            async for event in events:
-                match event:
-                    case Accepted():
-                        request_id = event.request_id
-                    case Tokens():
-                        token_ids += event.token_ids
-                        text += event.text
-                        logprobs += event.logprobs
-                    case Finished():
-                        ids = tuple(token_ids)
-                        return Completion(request_id, text, ids, event.reason, event.stats, tuple(logprobs))
-        raise EngineFailed("the stream ended without saying why")
+            return await collect(events)
 
     async def cancel(self, request_id: str) -> bool:
         """Ends a request wherever it is; False if it had ended before."""

@@ -1,6 +1,7 @@
 """One generation, over as many connections as it takes."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from typing import Protocol
@@ -60,8 +61,11 @@ class Generation:
         self._window_s = wire.seconds(request.resume_window)
         self._accepted = False
         self._finished = False
-        self._next_index = self._crc = self._chars = 0
         self._used = routers.address
+        self._outputs_left = request.sampling.n or 1
+        self._next_index = Counter[int]()
+        """By choice. Only a single output is ever resumed."""
+        self._crc = self._chars = 0
         self._failures = 0
         """Connections that broke since something came."""
         self._broken_s = 0.0
@@ -99,7 +103,7 @@ class Generation:
             return self._routers.inference.Generate(self._request, timeout=left_s)
         resume = pb.ResumeRequest(
             request_id=self._request.request_id,
-            next_index=self._next_index,
+            next_index=self._next_index[0],
             token_crc=self._crc,
             text_chars=self._chars,
         )
@@ -111,13 +115,14 @@ class Generation:
                 first, self._accepted = not self._accepted, True
                 return first
             case Tokens():
-                if event.first_index != self._next_index:
-                    raise Diverged(f"token {event.first_index} came after {self._next_index}: send the request again")
-                self._next_index += len(event.token_ids)
+                if event.first_index != (known := self._next_index[event.choice]):
+                    raise Diverged(f"token {event.first_index} came after {known}: send the request again")
+                self._next_index[event.choice] += len(event.token_ids)
                 self._crc = token_crc(event.token_ids, self._crc)
                 self._chars += len(event.text)
             case Finished():
-                self._finished = True
+                self._outputs_left -= 1
+                self._finished = not self._outputs_left
         return True
 
     async def _wait_or_raise(self, error: grpc.aio.AioRpcError) -> None:

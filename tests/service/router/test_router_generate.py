@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from fakes.router import RouterClient, eventually
 from fakes.worker import FakeWorker
-from hekaton.errors import EngineFailed
+from hekaton.errors import Cancelled, EngineFailed
 from hekaton.facts import CatalogEntry
 from hekaton.rpc import convert
 from hekaton.store.catalog import Catalog
@@ -235,3 +235,53 @@ async def test_a_worker_that_takes_over_after_a_stop_text_is_told_at_once(
     worker.finish(request_id, 2)
     await stream.finished()
     assert stream.text == "a"
+
+
+async def test_several_outputs_come_on_one_stream_each_with_its_end(
+    router: RouterClient, worker: FakeWorker, redis: Redis
+) -> None:
+    request = pb.GenerateRequest(model="m", text="hi", sampling=common_pb2.Sampling(n=2, seed=5), request_id="mine")
+    call = router.inference.Generate(request, timeout=20)
+    assert (await anext(aiter(call))).accepted.request_id == "mine"
+    first, second = await worker.take(), await worker.take()
+    assert (first, second) == ("mine", "mine.1")
+    stored = await Requests(redis).peek([first, second])
+    assert [stored[one].record.sampling.choice for one in (first, second)] == [0, 1]
+    assert {one.record.sampling.seed for one in stored.values()} == {5}
+    worker.step(second, 0, b"two")
+    worker.step(first, 0, b"one")
+    worker.finish(first, 3)
+    worker.finish(second, 3)
+    texts, ends = {0: "", 1: ""}, []
+    async for response in call:
+        if response.HasField("tokens"):
+            texts[response.tokens.choice] += response.tokens.text
+        else:
+            ends.append(response.finished.choice)
+    assert texts == {0: "one", 1: "two"}
+    assert sorted(ends) == [0, 1]
+
+
+@pytest.mark.parametrize("first_has_ended", [False, True])
+async def test_a_cancel_ends_every_output(router: RouterClient, worker: FakeWorker, first_has_ended: bool) -> None:
+    request = pb.GenerateRequest(model="m", text="hi", sampling=common_pb2.Sampling(n=3), request_id="mine")
+    stream = router.generate(request)
+    await stream.accepted()
+    ids = [await worker.take() for _ in range(3)]
+    if first_has_ended:
+        worker.step(ids[0], 0, b"one")
+        await worker.write_end(ids[0], b"one")
+        worker.finish(ids[0], 3)
+    assert (await router.inference.Cancel(pb.CancelRequest(request_id="mine"), timeout=5)).cancelled
+    assert isinstance(await stream.error(), Cancelled)
+    gone = {await asyncio.wait_for(worker.cancelled.get(), 5) for _ in range(3 - first_has_ended)}
+    assert gone == set(ids[first_has_ended:])
+    assert not (await router.inference.Cancel(pb.CancelRequest(request_id="mine"), timeout=5)).cancelled
+
+
+async def test_several_outputs_cannot_be_resumed(router: RouterClient) -> None:
+    request = pb.GenerateRequest(
+        model="m", text="hi", sampling=common_pb2.Sampling(n=2), on_disconnect=pb.ON_DISCONNECT_KEEP
+    )
+    error = await router.generate(request).error()
+    assert "sampling.n" in error.message

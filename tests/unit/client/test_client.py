@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -86,6 +87,17 @@ async def test_a_completion_is_the_whole_of_it(client: Client) -> None:
     assert done.text == await client.detokenize("m1", done.token_ids)
     assert (len(done.token_ids), done.reason, done.stats.prompt_tokens) == (20, FinishReason.LENGTH, 5)
     assert not await client.cancel(done.request_id)
+
+
+async def test_several_outputs_differ_by_their_choice_alone(client: Client) -> None:
+    outputs = await client.complete_all("m1", "hello", replace(OPTIONS, n=3))
+    expected = [
+        tuple(emulated_token("m1", SEED, position, SPEC, choice) for position in range(20)) for choice in range(3)
+    ]
+    assert [one.token_ids for one in outputs] == expected
+    assert outputs[0].text == (await client.complete("m1", "hello", OPTIONS)).text
+    with pytest.raises(InvalidArgument, match="complete_all"):
+        await client.complete("m1", "hello", replace(OPTIONS, n=3))
 
 
 @pytest.mark.parametrize("prompt", ["hello", [Message("user", "hello"), Message("assistant", "hi")], [9, 8, 7, 6]])
