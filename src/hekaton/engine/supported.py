@@ -6,7 +6,8 @@ import torch
 import transformers
 
 from hekaton.engine import attention
-from hekaton.engine.kv import BLOCK_TOKENS
+from hekaton.engine.attention import Feed, Pages
+from hekaton.engine.kv import BlockShape
 from hekaton.errors import InvalidCheckpoint
 
 ARCHITECTURES = {
@@ -74,12 +75,12 @@ def probe(model: transformers.PreTrainedModel) -> None:
 
     Raises InvalidCheckpoint. The model attends so from now on.
     """
-    layers, heads, size = kv_size(model.config)
-    cache = torch.zeros((1, layers, 2, BLOCK_TOKENS, heads, size), dtype=model.dtype)
+    shape = BlockShape(*kv_size(model.config), str(model.dtype).removeprefix("torch."), model.dtype.itemsize)
+    pages = Pages(torch.zeros(shape.nbytes, dtype=torch.uint8), shape)
     attention.register()
     model.set_attn_implementation(attention.NAME)
     row = torch.tensor([[0, 1]])
     try:
-        model(input_ids=row, position_ids=row, use_cache=False, step_plan=attention.plan(cache, [(0, 2, [0])]))
+        model(input_ids=row, position_ids=row, use_cache=False, step_plan=attention.plan(pages, [Feed(0, 2, [0])]))
     except Exception as error:
         raise InvalidCheckpoint(f"this {model.config.model_type} cannot be computed: {error}") from error

@@ -4,20 +4,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hekaton.engine import attention
+from hekaton.engine.attention import Feed
 from hekaton.engine.compaction import gather
 from hekaton.engine.copier import Copier, CopyJob, chunks
 from hekaton.engine.device import Extent, Extents
 from hekaton.engine.hostkv import HostKv
 from hekaton.engine.image import ALIGN_BYTES
 from hekaton.engine.interface import LoadResult, Sampled, StepItem, SwapResult
-from hekaton.engine.kv import BLOCK_TOKENS, UNIT_BYTES, BlockShape, KvCache
+from hekaton.engine.kv import BLOCK_TOKENS, BlockShape, KvCache
 from hekaton.engine.meter import Meter
 from hekaton.engine.sampler import sample
 from hekaton.engine.skeleton import Skeleton
@@ -81,7 +82,7 @@ class TransformersEngine:
         self._returns: list[SwapResult] = []
         self._models: dict[str, _Model] = {}
         self._skeletons: dict[tuple[str, str], Skeleton] = {}
-        self._caches: dict[BlockShape, Tensor] = {}
+        self._pages: dict[BlockShape, attention.Pages] = {}
 
     def add_model(self, name: str, spec: ModelSpec, source: str) -> None:
         least = spec.weight_bytes + BLOCK_TOKENS * spec.kv_bytes_per_token
@@ -178,7 +179,8 @@ class TransformersEngine:
         if fresh:
             self._swaps.await_departed(fresh, shape)
             # What lay there may read as NaN, which no mask of the attention hides.
-            self._cache(shape)[fresh] = 0
+            for block in fresh:
+                self._pages_of(shape).blocks[block].zero_()
         return fresh is not None
 
     def drop_kv(self, request_id: str) -> None:
@@ -218,10 +220,17 @@ class TransformersEngine:
         return tokens
 
     def _step(self, known: _Model, items: Sequence[StepItem]) -> list[Sampled | None]:
-        logits = self._forward(*self.bind(known.name), items)
-        sampled = [item for item in items if item.sampling is not None]
-        tokens = iter(sample(logits, sampled) if sampled else ())
-        return [next(tokens) if item.sampling is not None else None for item in items]
+        feeds = [Feed(item.start, len(item.token_ids), self._kv.table(item.request_id)) for item in items]
+        packed = attention.order(feeds)
+        ordered = [items[index] for index in packed]
+        logits = self._forward(*self.bind(known.name), ordered, [feeds[index] for index in packed])
+        sampled = [index for index in packed if items[index].sampling is not None]
+        tokens: list[Sampled | None] = [None] * len(items)
+        if not sampled:
+            return tokens
+        for index, token in zip(sampled, sample(logits, [items[index] for index in sampled]), strict=True):
+            tokens[index] = token
+        return tokens
 
     def costs(self, model: str) -> ModelCosts:
         return self._models[model].meter.costs()
@@ -249,19 +258,20 @@ class TransformersEngine:
         self._copier.close()
         self._host.close()
 
-    def _forward(self, skeleton: Skeleton, shape: BlockShape, items: Sequence[StepItem]) -> Tensor:
+    def _forward(
+        self, skeleton: Skeleton, shape: BlockShape, items: Sequence[StepItem], feeds: Sequence[Feed]
+    ) -> Tensor:
         """Logits of the last token of every item that samples, (items, vocabulary)."""
-        feeds = [(item.start, len(item.token_ids), self._kv.table(item.request_id)) for item in items]
         ids = [token for item in items for token in item.token_ids]
-        positions = [position for start, count, _ in feeds for position in range(start, start + count)]
-        ends = torch.tensor([count for _, count, _ in feeds]).cumsum(0) - 1
-        wanted = ends[torch.tensor([item.sampling is not None for item in items])]
+        positions = [position for feed in feeds for position in range(feed.start, feed.start + feed.fed)]
+        ends = accumulate(feed.fed for feed in feeds)
+        wanted = [end - 1 for item, end in zip(items, ends, strict=True) if item.sampling is not None]
         output = skeleton.module(
             input_ids=torch.tensor([ids], device=self._device),
             position_ids=torch.tensor([positions], device=self._device),
             use_cache=False,
-            logits_to_keep=wanted.to(self._device),
-            step_plan=attention.plan(self._cache(shape), feeds),
+            logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=self._device),
+            step_plan=attention.plan(self._pages_of(shape), feeds),
         )
         logits: Tensor = output.logits[0]
         return logits
@@ -322,15 +332,10 @@ class TransformersEngine:
                 _look_at(model, model.extent.start)
         return self._memory.largest_free_bytes >= nbytes
 
-    def _cache(self, shape: BlockShape) -> Tensor:
-        """Every place on the device where a block of a shape may start, as one view of overlapping windows."""
-        if shape not in self._caches:
-            sizes = (shape.layers, 2, BLOCK_TOKENS, shape.kv_heads, shape.head_size)
-            strides = [int(np.prod(sizes[axis + 1 :])) for axis in range(len(sizes))]
-            count = (self.device_memory_bytes - shape.nbytes) // UNIT_BYTES + 1
-            flat = self._buffer.view(getattr(torch, shape.dtype))
-            self._caches[shape] = flat.as_strided((count, *sizes), (UNIT_BYTES // shape.itemsize, *strides))
-        return self._caches[shape]
+    def _pages_of(self, shape: BlockShape) -> attention.Pages:
+        if shape not in self._pages:
+            self._pages[shape] = attention.Pages(self._buffer, shape)
+        return self._pages[shape]
 
     def _skeleton(self, config_json: str, dtype: str) -> Skeleton:
         key = (config_json, dtype)

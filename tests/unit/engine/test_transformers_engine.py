@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fakes.tinymodels import Driver, TinyModel, engine_for, prompt_of, switch
+from hekaton.engine.attention import Feed
 from hekaton.engine.interface import StepItem
 from hekaton.engine.kv import BlockShape
 from hekaton.engine.reference import Comparison
@@ -171,8 +172,10 @@ class LogitsEngine(TransformersEngine):
 
     logits: Tensor
 
-    def _forward(self, skeleton: Skeleton, shape: BlockShape, items: Sequence[StepItem]) -> Tensor:
-        self.logits = super()._forward(skeleton, shape, items).clone()
+    def _forward(
+        self, skeleton: Skeleton, shape: BlockShape, items: Sequence[StepItem], feeds: Sequence[Feed]
+    ) -> Tensor:
+        self.logits = super()._forward(skeleton, shape, items, feeds).clone()
         return self.logits
 
 
@@ -256,7 +259,7 @@ def break_blocks(engine: TransformersEngine, model: str, streams: list[str], mut
             engine._host.place(engine._host.table(stream)[2], shape).zero_()
             engine._swaps._held[stream].out.sums[2] = 0
         return
-    cache = engine._cache(shape)
+    cache = engine._pages_of(shape).blocks
     blocks = [engine._kv.table(stream)[2] for stream in streams]
     if mutation == "zero":
         cache[blocks] = 0
