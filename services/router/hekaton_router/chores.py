@@ -9,6 +9,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 from hekaton.errors import HekatonError, StoreUnavailable
 
 log = structlog.get_logger(__name__)
+MAX_CHORES = 10_000
 Chore = Callable[[], Coroutine[object, object, object]]
 
 
@@ -16,10 +17,14 @@ class Chores:
     """Done one after the other; while Redis is away they wait for it."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[Chore] = asyncio.Queue()
+        self._queue: asyncio.Queue[Chore] = asyncio.Queue(MAX_CHORES)
 
     def add(self, chore: Chore) -> None:
-        self._queue.put_nowait(chore)
+        """One too many is left undone: a worker that announces the request is told instead."""
+        try:
+            self._queue.put_nowait(chore)
+        except asyncio.QueueFull:
+            log.warning("clean-up left undone", waiting=self._queue.qsize())
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -7,6 +7,7 @@ from hekaton.policy.types import Placement, PlacementRequest, Role, able
 from hekaton.store.records import RequestSummary
 from hekaton_scheduler.pool import Pool
 
+MAX_PLACED = 1024
 LASTING_S = 1.0
 """How long a request stays away from a worker that refused it, or waits for the one that it moves to."""
 
@@ -36,9 +37,13 @@ class _Wishes:
 
 
 class Chooser:
-    """`has_roles`: a request is placed for PREFILL first, and for DECODE once it has been handed over."""
+    """`has_roles`: a request is placed for PREFILL first, and for DECODE once it has been handed over.
 
-    def __init__(self, pool: Pool, policy: Placement, *, has_roles: bool = False) -> None:
+    A worker that holds `max_placed` requests gets no more: what waits, waits in the store.
+    """
+
+    def __init__(self, pool: Pool, policy: Placement, *, has_roles: bool = False, max_placed: int = MAX_PLACED) -> None:
+        self._max_placed = max_placed
         self._pool = pool
         self._policy = policy
         self._has_roles = has_roles
@@ -50,7 +55,8 @@ class Chooser:
         """A worker's id, or None if none can take it now."""
         request_id = summary.record.request_id
         request = _request(summary, spec, self._phase(summary))
-        views = self._pool.views(but=self._refused.get(request_id))
+        refused = self._refused.get(request_id)
+        views = tuple(one for one in self._pool.views(but=refused) if sum(one.requests.values()) < self._max_placed)
         target = self._moving.get(request_id)
         if target and any(one.worker_id == target for one in able(request, views)):
             return target

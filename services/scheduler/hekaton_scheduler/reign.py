@@ -57,7 +57,9 @@ class Reign:
         policy = live_policy(settings.policy, settings.policy_option)
         placement = policy.placement(self._costs)
         self.pool = Pool()
-        self._chooser = Chooser(self.pool, placement, has_roles=has_roles(policy))
+        self._chooser = Chooser(
+            self.pool, placement, has_roles=has_roles(policy), max_placed=settings.max_placed_requests
+        )
         phase = Role.PREFILL if has_roles(policy) else Role.ANY
         self._promises = Promises(Outlooks(redis), self._models, self.pool, self._costs, phase, settings.heartbeat_s)
         self._recovery = Recovery(settings, self._store, term)

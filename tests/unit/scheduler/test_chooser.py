@@ -27,6 +27,19 @@ def chooser(policy: str = "slack", **roles: Role) -> tuple[Chooser, Pool]:
     return Chooser(pool, placement, has_roles=policy == "aegaeon"), pool
 
 
+async def test_a_worker_that_holds_its_most_gets_no_more() -> None:
+    _, pool = chooser(w1=Role.ANY)
+    placement = live_policy("slack", {}).placement(lambda _: guessed_costs(1000, 1))
+    bounded = Chooser(pool, placement, max_placed=2)
+    pool.connect(pool_pb2.WorkerStatus(worker_id="w1", device_memory_bytes=5000), [])
+    for request_id in ("a", "b"):
+        assert bounded.choose(WAITING, SPEC) == "w1"
+        pool.add("w1", Placed(request_id, 1, "m"))
+    assert bounded.choose(WAITING, SPEC) is None
+    pool.remove("w1", "a")
+    assert bounded.choose(WAITING, SPEC) == "w1"
+
+
 @pytest.fixture
 def two() -> tuple[Chooser, Pool]:
     """Worker `a` runs the model already."""

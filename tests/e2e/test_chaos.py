@@ -1,0 +1,74 @@
+"""`hekaton chaos` in short: everything breaks but the contract. The long runs are `make chaos`."""
+
+import json
+from random import Random
+
+import pytest
+
+from fakes.commands import hekaton
+from hekaton.chaos.faults import LONGEST_S, MIXED, SCENARIOS, SHORTEST_S, Kind, draw, possible
+from hekaton.chaos.load import Case, End, Outcome
+from hekaton.chaos.report import Report, report
+
+
+def test_the_contract_holds_while_everything_breaks() -> None:
+    options = (
+        "--requests",
+        "40",
+        "--seed",
+        "5",
+        "--device",
+        "emulated:h800",
+        "--interval",
+        "0.5",
+        "1",
+        "--longest",
+        "1",
+    )
+    done = hekaton("chaos", *options, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["requests"], found["lost"], found["wrong_tokens"], found["duplicated_tokens"]) == (40, 0, 0, 0)
+    assert found["terminal"] == found["accepted"] > 0
+    assert sum(found["faults"].values()) >= 1
+
+
+def test_every_kind_of_fault_is_drawn_within_its_bounds() -> None:
+    random = Random(1)
+    drawn = [draw(random, possible(MIXED, emulated=False), 2, 20.0) for _ in range(500)]
+    assert {fault.kind for fault in drawn} == set(Kind)
+    assert {fault.target.rpartition("-")[0] or fault.target for fault in drawn} >= {"worker", "memory", "redis"}
+    for fault in drawn:
+        most_s = LONGEST_S.get(fault.kind, 0.0)
+        assert fault.duration_s == 0.0 if not most_s else SHORTEST_S <= fault.duration_s <= most_s
+    assert all(service != "memory" for _, service in possible(MIXED, emulated=True))
+    assert set(SCENARIOS) == {"worker", "scheduler", "router", "memory", "redis", "network"}
+
+
+def reported(*outcomes: Outcome, wrong: dict[str, int] | None = None) -> Report:
+    return report(
+        outcomes, [(1.0, "kill worker")], wrong or {}, scenario="x", seed=1, device="cpu", duration_s=1.0, ties=0
+    )
+
+
+def outcome(end: End, reason: str = "", *arrivals_s: float) -> Outcome:
+    return Outcome(Case("r", "m", (1,), 4, None), end, reason, accepted=True, arrivals_s=list(arrivals_s))
+
+
+@pytest.mark.parametrize(
+    ("found", "held"),
+    [
+        (reported(outcome(End.FINISHED)), True),
+        (reported(outcome(End.FAILED, "WORKER_LOST")), True),
+        (reported(outcome(End.FAILED, "INTERNAL")), False),
+        (reported(outcome(End.LOST)), False),
+        (reported(outcome(End.FINISHED), wrong={"r": 3}), False),
+    ],
+)
+def test_what_breaks_the_contract(found: Report, held: bool) -> None:
+    assert found.held is held
+
+
+def test_a_recovery_is_the_time_from_a_fault_to_the_next_token() -> None:
+    found = reported(outcome(End.FINISHED, "", 0.0, 0.9, 3.0, 3.1), outcome(End.FINISHED, "", 0.8, 1.1))
+    assert (found.interrupted, found.recovery_p50_s) == (1, 2.0)
