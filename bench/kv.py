@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine import cpu_name
-from bench.switch import SHARED_MEMORY, images_of, write_checkpoint
+from bench.weights import SHARED_MEMORY, images_of, write_checkpoint
 from hekaton.engine.device import Extents
 from hekaton.engine.interface import StepItem
 from hekaton.engine.kv import MAX_SLAB_BLOCKS, UNIT_BYTES, BlockShape, KvCache
