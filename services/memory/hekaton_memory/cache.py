@@ -54,6 +54,13 @@ class Cache:
     def __contains__(self, digest: str) -> bool:
         return digest in self._images
 
+    def forget_removed(self, digest: str) -> None:
+        """Takes an image off the books, and its leases, if somebody else has removed its file."""
+        if digest in self._images and not self._segments.image_path(digest).exists():
+            log.error("image removed by somebody else; it is built again when it is asked for", digest=digest)
+            del self._images[digest]
+            self._leases = {key: lease for key, lease in self._leases.items() if lease.digest != digest}
+
     def size_bytes(self, digest: str) -> int:
         """Of an image that is here."""
         return self._images[digest]

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from hekaton.engine.image import Prepared, read_prepared
+from hekaton.engine.image import Prepared, digest_of, read_prepared
 from hekaton.errors import EngineFailed, InvalidArgument
 
 DIGEST = re.compile(r"[0-9a-zA-Z_-]{8,128}")
@@ -57,7 +57,10 @@ class Segments:
             raise InvalidArgument(f"segment_dir={self._directory} was just removed by another service: start again")
 
     def adopt(self) -> dict[str, int]:
-        """Takes over what a crash has left: size by digest of the whole images, oldest first. Removes the rest."""
+        """Takes over what a crash has left: size by digest of the whole images, oldest first. Removes the rest.
+
+        Reads all of them, about a second a gigabyte: their content must be what their name says.
+        """
         for left in self._directory.glob(f"{BUILD_PREFIX}*"):
             self._clear(left)
         images = sorted(self._directory.glob("*.img"), key=lambda path: path.stat().st_mtime)
@@ -72,10 +75,11 @@ class Segments:
     def _is_whole(self, path: Path) -> bool:
         stat = path.stat()
         try:
-            spec = read_prepared(self.side_path(path.stem)).spec
+            prepared = read_prepared(self.side_path(path.stem))
+            promised = (prepared.spec.digest, prepared.spec.weight_bytes, os.geteuid())
+            return promised == (path.stem, stat.st_size, stat.st_uid) and digest_of(path, prepared) == path.stem
         except (OSError, msgspec.DecodeError):
             return False
-        return stat.st_uid == os.geteuid() and spec.digest == path.stem and spec.weight_bytes == stat.st_size
 
     def image_path(self, digest: str) -> Path:
         return self._directory / f"{digest}.img"

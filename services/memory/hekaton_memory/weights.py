@@ -56,6 +56,7 @@ class Weights:
         """
         if not holder_id or not digest:
             raise InvalidArgument("a lease needs a holder_id and a digest")
+        self.cache.forget_removed(digest)
         if digest in self.cache:
             lease = self.cache.lease(holder_id, digest, self._lease_s)
         else:

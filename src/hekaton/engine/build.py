@@ -7,7 +7,6 @@ image. Tells on stdout, a JSON object a line: {"progress": [done, total]} …, t
 
 import argparse
 import errno
-import hashlib
 import json
 import os
 import sys
@@ -21,7 +20,7 @@ import transformers
 from torch import Tensor
 
 from hekaton.engine import checkpoint
-from hekaton.engine.image import Prepared, image_bytes, layout, write_prepared
+from hekaton.engine.image import Prepared, begun_digest, image_bytes, layout, name_of, write_prepared
 from hekaton.engine.supported import ARCHITECTURES, check_config, check_kind, kv_size, probe
 from hekaton.errors import HekatonError, InvalidCheckpoint, ResourceExhausted
 from hekaton.facts import ModelSpec, TensorEntry
@@ -149,8 +148,7 @@ def _tokenizer(directory: Path) -> tuple[str, str, dict[str, str]]:
 
 def _write(prepared: Prepared, tensors: list[Tensor], out: Path, progress: Progress) -> Prepared:
     temporary = out / f"building-{os.getpid()}.img.tmp"
-    identity = replace(prepared, spec=replace(prepared.spec, digest=""))
-    digest = hashlib.sha256(repr(identity).encode())
+    digest = begun_digest(prepared)
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             # Takes all the space now: a tmpfs that fills up later ends the process without a word.
@@ -158,7 +156,7 @@ def _write(prepared: Prepared, tensors: list[Tensor], out: Path, progress: Progr
             for entry, tensor in zip(prepared.tensors, tensors, strict=True):
                 file.seek(entry.offset)
                 _write_tensor(entry, tensor, file, digest.update, progress, prepared.spec.weight_bytes)
-        name = digest.hexdigest()[:32]
+        name = name_of(digest)
         result = replace(prepared, spec=replace(prepared.spec, digest=name))
         write_prepared(out / f"{name}.json", result)
         temporary.rename(out / f"{name}.img")

@@ -3,9 +3,10 @@
 No torch here: the memory service reads these without it.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from hekaton.facts import ModelSpec, TensorEntry
 
 ALIGN_BYTES = 256
 """Every tensor starts at a multiple of this, in the image and on the device."""
+READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,28 @@ def image_bytes(tensors: Sequence[TensorEntry]) -> int:
 
 def aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGN_BYTES) * ALIGN_BYTES
+
+
+def begun_digest(prepared: Prepared) -> "hashlib._Hash":
+    """The hash of what is known of an image, to be fed with the bytes of its tensors in order."""
+    identity = replace(prepared, spec=replace(prepared.spec, digest=""))
+    return hashlib.sha256(repr(identity).encode())
+
+
+def name_of(digest: "hashlib._Hash") -> str:
+    """The name of an image whose content has been hashed."""
+    return digest.hexdigest()[:32]
+
+
+def digest_of(path: Path, prepared: Prepared) -> str:
+    """What an image must be called by its content; reads all of it. Raises OSError."""
+    digest = begun_digest(prepared)
+    with path.open("rb") as file:
+        for entry in prepared.tensors:
+            file.seek(entry.offset)
+            for start in range(0, entry.nbytes, READ_BYTES):
+                digest.update(file.read(min(READ_BYTES, entry.nbytes - start)))
+    return name_of(digest)
 
 
 def write_prepared(path: Path, prepared: Prepared) -> None:

@@ -8,6 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from hekaton.engine import attention
@@ -90,6 +91,8 @@ class TransformersEngine:
             raise ModelTooLarge(
                 f"model {name} needs {least} bytes of device memory, {self.device} has {self.device_memory_bytes}"
             )
+        # The library imports an architecture when it is first asked for it, which takes seconds: not in a turn.
+        getattr(transformers, spec.architecture, None)
         self._models[name] = _Model(name, spec, Meter(spec))
 
     def remove_model(self, name: str) -> None:

@@ -65,6 +65,37 @@ def test_a_dropped_image_is_unmapped(models: dict[str, TinyModel], tmp_path: Pat
     engine.close()
 
 
+def test_an_image_removed_under_a_worker_is_whole_until_it_is_unmapped(
+    models: dict[str, TinyModel], tmp_path: Path
+) -> None:
+    shared = models["llama"]
+    path = Path(shutil.copy(shared.image.path, tmp_path))
+    engine = engine_for({"llama": replace(shared, image=replace(shared.image, path=str(path)))}, SPARE_BYTES)
+    path.unlink()
+    switch(engine, "llama")
+    assert engine._buffer[: shared.image.nbytes].numpy().tobytes() == Path(shared.image.path).read_bytes()
+    engine.close()
+
+
+def test_models_of_one_configuration_cost_one_tree_and_a_switch_makes_nothing(
+    models: dict[str, TinyModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trees and parameters are made when images come; turns use what there is."""
+    names = ("llama", "llama-2")
+    engine = engine_for({name: models[name] for name in names}, SPARE_BYTES)
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("made within a turn")
+
+    monkeypatch.setattr("hekaton.engine.transformers_engine.Skeleton", refuse)
+    monkeypatch.setattr("hekaton.engine.transformers_engine.parameters", refuse)
+    for name in (*names, *names):
+        switch(engine, name)
+        engine.bind(name)
+    assert len(engine._skeletons) == 1
+    engine.close()
+
+
 def test_an_evicted_load_ends_without_a_word_and_frees_its_place(models: dict[str, TinyModel]) -> None:
     engine = engine_for({name: models[name] for name in ("llama", "gpt2")}, 4 << 20)
     for _ in range(50):

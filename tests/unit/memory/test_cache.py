@@ -165,3 +165,16 @@ def test_the_books_hold_whatever_happens(seed: int, tmp_path_factory: pytest.Tem
             bench.clock.now_s += draw.randrange(6)
         bench.digests()
     bench.segments.close()
+
+
+def test_an_image_that_somebody_removed_is_forgotten_with_its_leases(bench: Bench) -> None:
+    for digest in (A, B):
+        bench.build(digest, 300)
+    lease = bench.cache.lease("w", A, 10.0)
+    bench.segments.image_path(A).unlink()
+    for digest in (A, B):
+        bench.cache.forget_removed(digest)
+    assert bench.digests() == [B]
+    assert bench.cache.renew("w", [lease.lease_id], 10.0) == [lease.lease_id]
+    bench.build(A, 300)
+    assert bench.digests() == [B, A]

@@ -2,24 +2,30 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hekaton.engine.image import Prepared, write_prepared
+from hekaton.engine.image import Prepared, digest_of, write_prepared
 from hekaton.errors import InvalidArgument
-from hekaton.facts import ModelSpec
+from hekaton.facts import ModelSpec, TensorEntry
 from hekaton_memory.cache import Cache
 from hekaton_memory.segments import Segments
 
-A, B, C = (letter * 16 for letter in "abc")
+B, C = (letter * 16 for letter in "bc")
 
 
-def leave(directory: Path, digest: str, nbytes: int, promised: int | None = None) -> None:
-    """A pair of files as a crashed service leaves them."""
-    spec = ModelSpec(digest, "LlamaForCausalLM", "float32", nbytes if promised is None else promised, 1, 1, 1)
-    (directory / f"{digest}.img").write_bytes(bytes(nbytes))
-    write_prepared(directory / f"{digest}.json", Prepared(spec, (), "{}", "", "", {}))
+def leave(directory: Path, fill: str, nbytes: int, promised: int | None = None) -> str:
+    """A pair of files as a crashed service leaves them; returns their digest."""
+    spec = ModelSpec("", "LlamaForCausalLM", "float32", nbytes if promised is None else promised, 1, 1, 1)
+    prepared = Prepared(spec, (TensorEntry("w", "uint8", (nbytes,), 0, nbytes, ()),), "{}", "", "", {})
+    image = directory / "new.img"
+    image.write_bytes(fill.encode() * nbytes)
+    digest = digest_of(image, prepared)
+    image.rename(directory / f"{digest}.img")
+    write_prepared(directory / f"{digest}.json", replace(prepared, spec=replace(spec, digest=digest)))
+    return digest
 
 
 @pytest.fixture
@@ -37,33 +43,37 @@ def segments(directory: Path) -> Iterator[Segments]:
 
 
 def test_whole_images_are_adopted_and_the_rest_is_removed(directory: Path, segments: Segments) -> None:
-    leave(directory, A, 300)
-    leave(directory, B, 300, promised=400)
+    whole = leave(directory, "a", 300)
+    short = leave(directory, "b", 300, promised=400)
+    changed = leave(directory, "c", 300)
+    with (directory / f"{changed}.img").open("r+b") as image:
+        image.seek(299)
+        image.write(b"!")
     (directory / f"{C}.img").touch()
     (directory / "dddddddd.json").write_text("{}")
     (directory / "notes.txt").write_text("not ours")
     (directory / "build-left").mkdir()
     (directory / "build-left" / "part").touch()
-    assert segments.adopt() == {A: 300}
-    assert {path.name for path in directory.iterdir()} == {f"{A}.img", f"{A}.json", "notes.txt"}
-    assert (segments.knows(A), segments.knows(B)) == (True, False)
-    assert segments.read(A).spec.digest == A
+    assert segments.adopt() == {whole: 300}
+    assert {path.name for path in directory.iterdir()} == {f"{whole}.img", f"{whole}.json", "notes.txt"}
+    assert [segments.knows(one) for one in (whole, short, changed)] == [True, False, False]
+    assert segments.read(whole).spec.digest == whole
 
 
 def test_a_file_under_another_name_is_not_adopted(directory: Path, segments: Segments) -> None:
-    leave(directory, A, 300)
+    digest = leave(directory, "a", 300)
     for kind in ("img", "json"):
-        (directory / f"{A}.{kind}").rename(directory / f"{B}.{kind}")
+        (directory / f"{digest}.{kind}").rename(directory / f"{B}.{kind}")
     assert segments.adopt() == {}
 
 
 def test_the_oldest_go_where_the_budget_has_shrunk(directory: Path, segments: Segments) -> None:
-    for age_s, digest in enumerate((A, B, C)):
-        leave(directory, digest, 300)
+    digests = [leave(directory, fill, 300) for fill in "abc"]
+    for age_s, digest in enumerate(digests):
         os.utime(directory / f"{digest}.img", (1000 - age_s, 1000 - age_s))
     cache = Cache(segments, 600)
-    assert [image.digest for image in cache.images()] == [B, A]
-    assert segments.knows(C)
+    assert [image.digest for image in cache.images()] == [digests[1], digests[0]]
+    assert segments.knows(digests[2])
     cache.check_integrity()
 
 
@@ -85,7 +95,7 @@ def test_it_is_made_for_this_user_alone_and_removed_when_empty(tmp_path: Path) -
 def test_what_is_not_ours_stays(directory: Path) -> None:
     segments = Segments(directory)
     (directory / "notes.txt").touch()
-    leave(directory, A, 300)
+    leave(directory, "a", 300)
     segments.close()
     assert [path.name for path in directory.iterdir()] == ["notes.txt"]
 
