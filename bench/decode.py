@@ -34,7 +34,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bench.machine import cpu_name
-from bench.switch import SHARED_MEMORY, images_of, write_checkpoint
+from bench.weights import SHARED_MEMORY, images_of, write_checkpoint
 from hekaton.cli.demo_models import NAMES, default_directory
 from hekaton.engine.interface import StepItem
 from hekaton.engine.messages import AddModel, Ended, Event, ImageReady, Submit

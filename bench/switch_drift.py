@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.weights import SHARED_MEMORY, begin_load, finish_load, write_checkpoint
 from hekaton.engine.build import build
-from hekaton.engine.interface import StepItem
+from hekaton.engine.interface import Sampled, StepItem
 from hekaton.engine.transformers_engine import TransformersEngine
 from hekaton.facts import Image, ModelSpec, Sampling
 
@@ -76,9 +76,9 @@ def drift(switches: int, count: int = 8, seed: int = 1) -> Drift:
 
 def _switch_about(
     engine: TransformersEngine, images: list[Image], switches: int, seed: int
-) -> tuple[dict[str, set[int | None]], _Held, _Held]:
+) -> tuple[dict[str, set[Sampled | None]], _Held, _Held]:
     rng = random.Random(seed)
-    tokens: dict[str, set[int | None]] = {}
+    tokens: dict[str, set[Sampled | None]] = {}
     first = _held()
     for number in range(switches):
         if number == int(switches * WARM_UP):
