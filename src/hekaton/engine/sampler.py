@@ -18,7 +18,7 @@ from hekaton.facts import Logprobs, Sampling
 
 CANDIDATES = 256
 """As many of a row's likeliest tokens are looked at first; more only if it keeps more."""
-CHUNK_NUMBERS = 1 << 22
+CHUNK_NUMBERS = 1 << 20
 """Numbers of a temporary over the whole vocabulary; more rows take their turns."""
 
 
