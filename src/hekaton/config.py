@@ -25,6 +25,8 @@ ENV_PREFIX = "HEKATON_"
 CONFIG_FILE_VARIABLE = "HEKATON_CONFIG_FILE"
 ADDRESS_VARIABLE = "HEKATON_ADDRESS"
 """Where the commands of the CLI find the router."""
+API_KEY_VARIABLE = "HEKATON_API_KEY"
+"""What they show it."""
 
 
 class Settings(BaseSettings):
@@ -73,6 +75,7 @@ class RouterSettings(Settings):
     max_resume_window_s: float = Field(600.0, gt=0, description="how long a request may go on without its client")
     redis_wait_s: float = Field(15.0, ge=0, description="how long new requests wait for a Redis that is away")
     http_listen: str = Field("", description="address of the OpenAI-compatible API, e.g. 127.0.0.1:8000; off if empty")
+    auth: Literal["off", "keys"] = Field("off", description="keys: every call needs an API key of `hekaton keys`")
     max_message_bytes: ByteSize = Field(ByteSize(4 << 20), description="largest request message")
     tokenizer_timeout_s: float = Field(10.0, gt=0, description="bound on one tokenisation")
     admission: Admission = Field(
@@ -171,7 +174,7 @@ def load(cls: type[S], argv: list[str] | None = None) -> S:
 def check_environment(environment: Iterable[str]) -> None:
     """Raises ValueError for a HEKATON_* variable that no service knows."""
     known = {ENV_PREFIX + name.upper() for cls in SERVICES for name in cls.model_fields}
-    known |= {CONFIG_FILE_VARIABLE, ADDRESS_VARIABLE}
+    known |= {CONFIG_FILE_VARIABLE, ADDRESS_VARIABLE, API_KEY_VARIABLE}
     for name in environment:
         if name.startswith(ENV_PREFIX) and name not in known:
             raise ValueError(f"unknown setting {name}{_suggest(name, known)}")

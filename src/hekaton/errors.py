@@ -67,6 +67,22 @@ class ResourceExhausted(HekatonError):
     retry_after_s = 1.0
 
 
+class QuotaExceeded(ResourceExhausted):
+    """A tenant's own limit, not the pool's."""
+
+    reason = "QUOTA_EXCEEDED"
+
+
+class Unauthenticated(HekatonError):
+    code = grpc.StatusCode.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(HekatonError):
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = "PERMISSION_DENIED"
+
+
 class Unavailable(HekatonError):
     """The pool, or a part of it, cannot be reached now."""
 

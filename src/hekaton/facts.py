@@ -116,6 +116,30 @@ class CatalogEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Tenant:
+    """Who asks, and what he may. Zeros and an empty tuple set no limit."""
+
+    name: str = ""
+    """Empty: nobody has to say who he is."""
+    admin: bool = False
+    """May change the catalog and watch the pool."""
+    models: tuple[str, ...] = ()
+    """The only ones that he may use and see."""
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    """Of prompts and outputs."""
+    concurrent: int = 0
+    """Requests at the same time."""
+
+    def may_use(self, model: str) -> bool:
+        return not self.models or model in self.models
+
+    @property
+    def limited(self) -> bool:
+        return any((self.requests_per_minute, self.tokens_per_minute, self.concurrent))
+
+
+@dataclass(frozen=True, slots=True)
 class RequestRecord:
     """What the router accepts and the pool needs to serve a request; never changed afterwards."""
 
@@ -127,6 +151,8 @@ class RequestRecord:
     slo: Slo
     deadline_s: float
     """Budget from acceptance to the terminal event."""
+    tenant: str = ""
+    """Whose request it is; nobody else may see or end it."""
     trace_context: str = ""
     """W3C traceparent of the router's span."""
     choices: int = 1

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from hekaton.config import Settings
 from hekaton.errors import InvalidArgument
-from hekaton.rpc.server import check_listen
+from hekaton.rpc.server import check_listen, host_and_port
 
 log = structlog.get_logger(__name__)
 NAMESPACE = "hekaton"
@@ -78,12 +78,10 @@ def serving_metrics(settings: Settings, registry: CollectorRegistry) -> Iterator
         yield ""
         return
     check_listen("metrics_listen", settings.metrics_listen, settings.insecure_listen)
-    host, _, port = settings.metrics_listen.rpartition(":")
-    if not host or not port.isdecimal():
-        raise InvalidArgument(f"metrics_listen={settings.metrics_listen} is no address: say HOST:PORT")
+    host, port = host_and_port("metrics_listen", settings.metrics_listen)
     try:
-        server, thread = start_http_server(int(port), host.strip("[]"), registry)
-    except (OSError, OverflowError) as error:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
         raise InvalidArgument(f"cannot listen on {settings.metrics_listen}: {error}; is the port taken?") from error
     address = f"{host}:{server.server_port}"
     log.info("listening", metrics=address)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal
 
 from openai import AsyncOpenAI
 from redis.asyncio import Redis
@@ -20,8 +21,10 @@ async def openai_client(address: str, api_key: str = KEY) -> AsyncIterator[Async
 
 
 @asynccontextmanager
-async def http_router(redis: Redis, url: str) -> AsyncIterator[tuple[RouterClient, str]]:
+async def http_router(
+    redis: Redis, url: str, auth: Literal["off", "keys"] = "off"
+) -> AsyncIterator[tuple[RouterClient, str]]:
     """A router that serves; and the address of its HTTP API."""
-    async with running_router(redis, url, http=True) as router:
+    async with running_router(redis, url, http=True, auth=auth) as router:
         await router.until_serving()
         yield router, await address_of(redis, "router-1", Kind.HTTP)

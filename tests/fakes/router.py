@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import grpc
 import grpc.aio
@@ -101,6 +101,7 @@ async def running_router(
     max_deadline_s: float = 60.0,
     http: bool = False,
     admission: Admission = Admission.QUEUE,
+    auth: Literal["off", "keys"] = "off",
 ) -> AsyncIterator[RouterClient]:
     """Runs until the end of the block."""
     settings = RouterSettings(
@@ -112,6 +113,7 @@ async def running_router(
         drain_timeout_s=drain_timeout_s,
         max_deadline_s=max_deadline_s,
         tokenizer_timeout_s=5,
+        auth=auth,
         http_listen="127.0.0.1:0" if http else "",
         admission=admission,
     )

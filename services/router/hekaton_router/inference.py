@@ -16,13 +16,14 @@ from hekaton.rpc import convert
 from hekaton.rpc.interceptors import Context
 from hekaton.v1 import common_pb2, inference_pb2_grpc
 from hekaton.v1 import inference_pb2 as pb
-from hekaton_router import admission
+from hekaton_router import admission, tenancy
 from hekaton_router.choices import Events, merged, records_of
 from hekaton_router.detokenizer import Decoding
 from hekaton_router.intake import Admitted, Intake
 from hekaton_router.keeper import Keeper, Reading
 from hekaton_router.live import LiveRequest
 from hekaton_router.metrics import RouterMetrics
+from hekaton_router.tenancy import Quotas
 from hekaton_router.text import OutputText
 
 log = structlog.get_logger(__name__)
@@ -31,11 +32,14 @@ UNKNOWN = common_pb2.TokenLogprobs(logprob=math.nan)
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
-    def __init__(self, settings: RouterSettings, intake: Intake, keeper: Keeper, metrics: RouterMetrics) -> None:
+    def __init__(
+        self, settings: RouterSettings, intake: Intake, keeper: Keeper, metrics: RouterMetrics, quotas: Quotas
+    ) -> None:
         self._settings = settings
         self._intake = intake
         self._keeper = keeper
         self._metrics = metrics
+        self._quotas = quotas
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
         async with aclosing(self.generate(request, self._budget_s(context))) as events:
@@ -57,7 +61,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """One output, from its acceptance to its end."""
         clock = asyncio.get_running_loop().time
         choice = record.sampling.choice
-        with self._metrics.measured(record) as meter, self._keeper.hold(record, ends_s) as reading:
+        charge = await self._quotas.charge(record)
+        with charge, self._metrics.measured(record) as meter, self._keeper.hold(record, ends_s) as reading:
+            charge.live = reading.live
             reading.live.on_tokens = meter.tokens
             await self._keeper.accept(reading.live, admitted.prompt, ends_s - clock())
             meter.accepted()
@@ -73,6 +79,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> AsyncIterator[pb.ResumeResponse]:
         admission.check_request_id(request.request_id)
+        await self._check_owner(request.request_id)
         budget_s = self._budget_s(context)
         async with self._keeper.resume(request.request_id, budget_s) as reading:
             live, record = reading.live, reading.live.record
@@ -92,6 +99,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         admission.check_request_id(request.request_id)
+        await self._check_owner(request.request_id)
         return pb.CancelResponse(cancelled=await self._keeper.cancel(request.request_id))
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
@@ -107,6 +115,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         codec = await self._intake.tokenizers.get(entry, spec)
         text = await self._intake.tokenizers.run(codec.decode, list(request.token_ids))
         return pb.DetokenizeResponse(text=text)
+
+    async def _check_owner(self, request_id: str) -> None:
+        if tenancy.current().name:
+            tenancy.check_owner(request_id, await self._keeper.owner(request_id))
 
     def _budget_s(self, context: Context) -> float:
         remaining_s = context.time_remaining()

@@ -12,7 +12,7 @@ from hekaton.errors import DeadlineExceeded, InvalidArgument
 from hekaton.facts import CatalogEntry, ModelSpec, RequestRecord
 from hekaton.store.catalog import Catalog
 from hekaton.v1 import inference_pb2 as pb
-from hekaton_router import admission
+from hekaton_router import admission, tenancy
 from hekaton_router.models import find
 from hekaton_router.patience import Patience
 from hekaton_router.sampling import decide_sampling
@@ -55,6 +55,7 @@ class Intake:
 
     async def model(self, name: str, budget_s: float) -> tuple[CatalogEntry, ModelSpec]:
         """A model that can serve. Raises ModelNotFound, ModelNotReady, StoreUnavailable."""
+        tenancy.check_model(name)
         entry = await self.patience.run(partial(find, self.catalog, name), budget_s)
         return entry, admission.ready_spec(entry)
 
@@ -96,6 +97,7 @@ class Intake:
             sampling=sampling,
             slo=slo,
             deadline_s=_left_s(ends_s),
+            tenant=tenancy.current().name,
             trace_context=telemetry.current_traceparent(),
             choices=request.sampling.n if request.sampling.HasField("n") else 1,
             resume_window_s=admission.decide_resume_window_s(request, self.settings.max_resume_window_s),

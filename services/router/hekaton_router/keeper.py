@@ -167,6 +167,15 @@ class Keeper:
         if live.end:
             self._give_up(live)
 
+    async def owner(self, request_id: str) -> str:
+        """The tenant whose request it is. Raises RequestNotFound, StoreUnavailable."""
+        if live := self._live.get(request_id):
+            return live.record.tenant
+        summaries = await self._store.peek([request_id])
+        if request_id not in summaries:
+            raise RequestNotFound(f"no request has the id {request_id}")
+        return summaries[request_id].record.tenant
+
     async def cancel(self, request_id: str) -> bool:
         """Ends a request wherever it is; False if it had ended. Raises RequestNotFound.
 

@@ -12,6 +12,7 @@ from hekaton.rpc.interceptors import Context
 from hekaton.store.catalog import Catalog
 from hekaton.v1 import models_pb2 as pb
 from hekaton.v1 import models_pb2_grpc
+from hekaton_router import tenancy
 from hekaton_router.admission import decide_slo
 from hekaton_router.memories import Memories
 from hekaton_router.view import PoolView
@@ -43,10 +44,12 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         stored = {entry.name: entry for entry in await self._catalog.list()}
-        entries = {**self._preparing, **stored}
+        known = {**self._preparing, **stored}
+        entries = {name: entry for name, entry in known.items() if tenancy.current().may_use(name)}
         return pb.ListModelsResponse(models=[self._model(entries[name]) for name in sorted(entries)])
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        tenancy.check_model(request.name)
         return pb.GetModelResponse(model=self._model(await self._find(request.name)))
 
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Context) -> pb.UpdateModelResponse:

@@ -18,6 +18,7 @@ from hekaton.store.keys import Kind
 from hekaton.store.leadership import Leadership
 from hekaton.store.outlooks import Outlooks
 from hekaton.store.requests import Requests
+from hekaton.store.tenants import Spending, Tenants
 from hekaton.store.workers import Registry
 from hekaton.tasks import end, forever
 from hekaton.v1 import inference_pb2_grpc, models_pb2_grpc, pool_pb2_grpc
@@ -34,6 +35,7 @@ from hekaton_router.metrics import RouterMetrics
 from hekaton_router.models import ModelServicer
 from hekaton_router.patience import Patience
 from hekaton_router.pool import PoolServicer
+from hekaton_router.tenancy import Guard, Quotas
 from hekaton_router.tokenization import TokenizerCache
 from hekaton_router.view import PoolView
 
@@ -64,9 +66,11 @@ class Router:
         )
         intake = Intake(settings, self.router_id, catalog, self.view, tokenizers, patience)
         self.metrics = RouterMetrics(live, self.view)
-        self._inference = InferenceServicer(settings, intake, self.keeper, self.metrics)
+        quotas = Quotas(Spending(redis), self.chores)
+        self.guard = Guard(settings.auth, Tenants(redis))
+        self._inference = InferenceServicer(settings, intake, self.keeper, self.metrics, quotas)
         self._models = ModelServicer(settings, catalog, self.view, memories)
-        self.http = http_app(settings, self._inference, catalog, self._ready)
+        self.http = http_app(settings, self._inference, catalog, self.guard, self._ready)
         self.pool = PoolServicer(self.view, store, Leadership(redis), group)
 
     def servicers(self) -> list[Servicer]:
@@ -133,7 +137,12 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
         group = asyncio.TaskGroup()
         router = Router(settings, redis, group)
         metrics = serving_metrics(settings, router.metrics.registry)
-        served = serving(settings, router.servicers(), max_message_bytes=settings.max_message_bytes)
+        served = serving(
+            settings,
+            router.servicers(),
+            max_message_bytes=settings.max_message_bytes,
+            guard=router.guard.admit,
+        )
         with metrics:
             async with served as server, serving_http(settings, router.http) as http, group:
                 chores = [group.create_task(router.chores.run()), group.create_task(router.keeper.run())]

@@ -3,7 +3,7 @@
 import typer
 
 from hekaton import __version__
-from hekaton.cli import bench, chaos, chat, demo, generate, health, models, plan, pool, sim, up
+from hekaton.cli import bench, chaos, chat, demo, generate, health, keys, models, plan, pool, sim, up
 from hekaton.cli.common import console
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ app.command("up", rich_help_panel="Start here")(up.up)
 app.command("generate", rich_help_panel="Use a pool")(generate.generate)
 app.command("chat", rich_help_panel="Use a pool")(chat.chat)
 app.add_typer(models.app, name="models", rich_help_panel="Use a pool")
+app.add_typer(keys.app, name="keys", rich_help_panel="Use a pool")
 app.command("pool", rich_help_panel="Watch a pool")(pool.pool)
 app.command("health", rich_help_panel="Watch a pool")(health.health)
 app.add_typer(bench.app, name="bench", rich_help_panel="Watch a pool")

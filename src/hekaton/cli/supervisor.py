@@ -56,6 +56,8 @@ class StackOptions:
     """The first router's address."""
     http_listen: str = ""
     """The first router's address for HTTP, the others take free ports; empty: none serves HTTP."""
+    auth: bool = False
+    """Routers ask for API keys."""
     redis_url: str = ""
     """Empty: an embedded server."""
     data_dir: Path | None = None
@@ -234,9 +236,10 @@ class _Start:
         return await self._stack.serving(Registry(self._redis, Kind.MEMORY), name, bytes.decode)
 
     def _router(self, index: int) -> dict[str, str]:
+        settings = {"auth": "keys" if self._options.auth else ""}
         if index == 0:
-            return {"listen": self._options.listen, "http_listen": self._options.http_listen}
-        return {"http_listen": ANY_PORT if self._options.http_listen else ""}
+            return {**settings, "listen": self._options.listen, "http_listen": self._options.http_listen}
+        return {**settings, "http_listen": ANY_PORT if self._options.http_listen else ""}
 
     def _worker(self) -> dict[str, str]:
         scale = self._options.time_scale

@@ -3,6 +3,8 @@
 import asyncio
 import re
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +15,13 @@ from hekaton.cli.common import DEFAULT_ADDRESS, byte_size, check_device, console
 from hekaton.cli.sim_options import policy_options
 from hekaton.cli.supervisor import EMULATED, Stack, StackOptions
 from hekaton.client import Client
-from hekaton.errors import HekatonError, InvalidArgument
+from hekaton.errors import HekatonError, InvalidArgument, StoreUnavailable
+from hekaton.facts import Tenant
 from hekaton.policy.live import live_policy
+from hekaton.store.connect import connect
+from hekaton.store.tenants import Tenants
 
+OPERATOR = "operator"
 DEFAULT_HTTP = "127.0.0.1:8000"
 LISTEN = re.compile(r"unix:.+|.+:\d+")
 
@@ -34,6 +40,7 @@ def up(
     http_listen: Annotated[
         str, typer.Option(help="The first router's OpenAI-compatible HTTP API; '' turns it off.")
     ] = DEFAULT_HTTP,
+    auth: Annotated[bool, typer.Option("--auth", help="Ask for API keys; see hekaton keys.")] = False,
     redis_url: Annotated[str, typer.Option(help="An external Redis; an embedded server if empty.")] = "",
     data_dir: Annotated[
         Path | None, typer.Option(help="Where the embedded Redis keeps its data; it forgets all without.")
@@ -62,6 +69,7 @@ def up(
         routers=routers,
         listen=listen,
         http_listen=http_listen,
+        auth=auth,
         redis_url=redis_url,
         data_dir=data_dir,
         shm_dir=shm_dir,
@@ -125,16 +133,36 @@ async def _up(options: StackOptions, models: list[tuple[str, str]], dtype: str) 
 
 async def _serve(options: StackOptions, models: list[tuple[str, str]], dtype: str, stop: asyncio.Event) -> None:
     console.print("starting the pool")
-    async with Stack(options, warn) as stack:
-        names = await register(stack.address, models, dtype)
+    async with Stack(options, warn) as stack, _operator(stack, options.auth) as api_key:
+        names = await register(stack.address, models, dtype, api_key)
+        if api_key:
+            console.print(f"\nKeys are asked for. Until the pool stops the operator's is\n  {api_key}", markup=False)
+            console.print(f"  hekaton keys create TENANT --redis-url {stack.redis_url}", markup=False, soft_wrap=True)
         _welcome(stack, options, names)
         await stop.wait()
 
 
-async def register(address: str, models: list[tuple[str, str]], dtype: str) -> list[str]:
+@asynccontextmanager
+async def _operator(stack: Stack, auth: bool) -> AsyncIterator[str | None]:
+    """An administrator's key for as long as the pool is up; None if no keys are asked for."""
+    if not auth:
+        yield None
+        return
+    async with connect(stack.redis_url) as redis:
+        tenants = Tenants(redis)
+        await tenants.put(Tenant(OPERATOR, admin=True))
+        api_key = await tenants.create_key(OPERATOR)
+        try:
+            yield api_key
+        finally:
+            with suppress(StoreUnavailable):
+                await tenants.revoke(api_key.split("-")[1])
+
+
+async def register(address: str, models: list[tuple[str, str]], dtype: str, api_key: str | None = None) -> list[str]:
     """Registers models one after the other; one that fails is reported and left out."""
     names = []
-    async with Client(address) as client:
+    async with Client(address, api_key=api_key) as client:
         for name, source in models:
             try:
                 with console.status(f"preparing {name}"):
@@ -159,5 +187,6 @@ def _welcome(stack: Stack, options: StackOptions, names: list[str]) -> None:
     console.print(f"  hekaton generate {model} 'The capital of France is'{address}", markup=False)
     console.print(f"  hekaton pool --watch{address}")
     if stack.http_address:
-        console.print(f"\nFor clients of the OpenAI API: base_url http://{stack.http_address}/v1, any api_key")
+        key = "api_key as above" if options.auth else "any api_key"
+        console.print(f"\nFor clients of the OpenAI API: base_url http://{stack.http_address}/v1, {key}")
     console.print("Ctrl-C stops it.")

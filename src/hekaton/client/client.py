@@ -1,5 +1,6 @@
 """An asyncio client of a pool's routers."""
 
+import os
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, contextmanager
@@ -21,6 +22,7 @@ from hekaton.client.types import (
     Prompt,
     SamplingOptions,
 )
+from hekaton.config import API_KEY_VARIABLE
 from hekaton.errors import HekatonError, InvalidArgument, Unavailable
 from hekaton.facts import Slo, TurnRecord
 from hekaton.rpc import convert as wire
@@ -36,9 +38,9 @@ REGISTER_TIMEOUT_S = 900.0
 class _Router:
     """One router's channel and stubs."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, api_key: str) -> None:
         self.address = address
-        self.channel = open_channel(address)
+        self.channel = open_channel(address, api_key)
         self.inference = inference_pb2_grpc.InferenceServiceStub(self.channel)
         self.models = models_pb2_grpc.ModelServiceStub(self.channel)
         self.pool = pool_pb2_grpc.PoolServiceStub(self.channel)
@@ -53,8 +55,10 @@ class Client:
     ...     answer = await client.complete("smollm2", "Say hello.")
     """
 
-    def __init__(self, address: str, *more: str) -> None:
-        self._routers = [_Router(one) for one in (address, *more)]
+    def __init__(self, address: str, *more: str, api_key: str | None = None) -> None:
+        """`api_key` is the environment's HEKATON_API_KEY if it is None."""
+        key = os.environ.get(API_KEY_VARIABLE, "") if api_key is None else api_key
+        self._routers = [_Router(one, key) for one in (address, *more)]
         self._exit = AsyncExitStack()
         for router in self._routers:
             self._exit.push_async_callback(router.channel.close)

@@ -17,7 +17,7 @@ CHANNEL_OPTIONS = (
 )
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
+def open_channel(address: str, api_key: str = "") -> grpc.aio.Channel:
     """A channel to HOST:PORT or unix:PATH. Use one per target; close it (it is an async context manager)."""
-    interceptors = [UnaryClientInterceptor(), StreamClientInterceptor()]
+    interceptors = [UnaryClientInterceptor(api_key), StreamClientInterceptor(api_key)]
     return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS, interceptors=interceptors)

@@ -25,8 +25,19 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 log = structlog.get_logger(__name__)
 
 
+Guard: TypeAlias = Callable[[str, Mapping[str, str]], Awaitable[None]]
+"""Told a method and the metadata of its call, in the task that serves it; raises what refuses the call."""
+
+
+async def let_in(method: str, metadata: Mapping[str, str]) -> None:
+    """The guard of a service that everybody may call who reaches it."""
+
+
 class ServerInterceptor(grpc.aio.ServerInterceptor):
     """Turns errors into statuses on every method, and gives hekaton's finite ones a span."""
+
+    def __init__(self, guard: Guard = let_in) -> None:
+        self._guard = guard
 
     async def intercept_service(
         self,
@@ -37,8 +48,10 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith("/hekaton."):
             return handler
-        metadata = dict(handler_call_details.invocation_metadata or ())
-        scope = _Scope(method, str(metadata.get(telemetry.TRACEPARENT, "")))
+        metadata = {
+            name: value for name, value in handler_call_details.invocation_metadata or () if isinstance(value, str)
+        }
+        scope = _Scope(method, metadata, self._guard)
         codec = (handler.request_deserializer, handler.response_serializer)
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(_unary(scope, handler.unary_unary), *codec)
@@ -52,19 +65,23 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 class _Scope:
     """What surrounds one method's handler."""
 
-    def __init__(self, method: str, traceparent: str) -> None:
+    def __init__(self, method: str, metadata: Mapping[str, str], guard: Guard) -> None:
         self.method = method
-        self.traceparent = traceparent
+        self._metadata = metadata
+        self._guard = guard
         name = method.rsplit("/", 1)[-1]
         # Streams that live as long as the process have no useful span.
         self.traced = not name.startswith(("Watch", "Control", "StreamTokens", "RenewLeases"))
+
+    async def admit(self) -> None:
+        await self._guard(self.method, self._metadata)
 
     @contextmanager
     def span(self) -> Iterator[trace.Span]:
         if not self.traced:
             yield trace.INVALID_SPAN
             return
-        parent = telemetry.context_from(self.traceparent)
+        parent = telemetry.context_from(self._metadata.get(telemetry.TRACEPARENT, ""))
         service, name = self.method.strip("/").split("/")
         attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
         with recorded_span(self.method.strip("/"), parent, SpanKind.SERVER, attributes) as span:
@@ -99,6 +116,7 @@ def _unary(scope: _Scope, handler: Callable[..., Any]) -> Any:
     async def call(request: Any, context: Context) -> Any:
         try:
             with scope.span():
+                await scope.admit()
                 return await handler(request, context)
         except Exception as error:
             await _abort(scope.method, error, context)
@@ -110,6 +128,7 @@ def _streaming(scope: _Scope, handler: Callable[..., Any]) -> Any:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
             with scope.span():
+                await scope.admit()
                 async with aclosing(handler(request, context)) as responses:
                     async for response in responses:
                         yield response
@@ -129,22 +148,30 @@ async def _abort(method: str, error: Exception, context: Context) -> None:
 class UnaryClientInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
     """Sends the current trace context along. Never awaits the call, so cancelling it cancels it."""
 
+    def __init__(self, api_key: str = "") -> None:
+        self._api_key = api_key
+
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await continuation(_with_context(client_call_details), request)
+        return await continuation(_with_context(client_call_details, self._api_key), request)
 
 
 class StreamClientInterceptor(grpc.aio.UnaryStreamClientInterceptor):
     """The same for server streams: grpc.aio takes an interceptor for one kind of call only."""
 
+    def __init__(self, api_key: str = "") -> None:
+        self._api_key = api_key
+
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await continuation(_with_context(client_call_details), request)
+        return await continuation(_with_context(client_call_details, self._api_key), request)
 
 
-def _with_context(details: Any) -> grpc.aio.ClientCallDetails:
+def _with_context(details: Any, api_key: str) -> grpc.aio.ClientCallDetails:
     metadata = grpc.aio.Metadata(*(details.metadata or ()))
     traceparent = telemetry.current_traceparent()
     if traceparent:
         metadata.add(telemetry.TRACEPARENT, traceparent)
+    if api_key:
+        metadata.add("authorization", f"Bearer {api_key}")
     return grpc.aio.ClientCallDetails(
         details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
     )

@@ -17,10 +17,11 @@ from hekaton import telemetry
 from hekaton.config import Settings, load
 from hekaton.errors import InvalidArgument
 from hekaton.rpc.channel import KEEPALIVE_MS
-from hekaton.rpc.interceptors import ServerInterceptor
+from hekaton.rpc.interceptors import Guard, ServerInterceptor, let_in
 from hekaton.rpc.stopping import LAST_RESORT_S, until_stopped
 
 log = structlog.get_logger(__name__)
+MAX_PORT = 65_535
 S = TypeVar("S", bound=Settings)
 
 
@@ -57,13 +58,13 @@ class RunningServer:
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, servicers: Sequence[Servicer], *, max_message_bytes: int = 64 << 20
+    settings: Settings, servicers: Sequence[Servicer], *, max_message_bytes: int = 64 << 20, guard: Guard = let_in
 ) -> AsyncIterator[RunningServer]:
     """Serves until the end of the block, then drains. Health is NOT_SERVING until the service says otherwise.
 
     Raises InvalidArgument if the address is refused or taken.
     """
-    server = grpc.aio.server(interceptors=[ServerInterceptor()], options=_server_options(max_message_bytes))
+    server = grpc.aio.server(interceptors=[ServerInterceptor(guard)], options=_server_options(max_message_bytes))
     host = settings.listen.rsplit(":", 1)[0]
     check_listen("listen", settings.listen, settings.insecure_listen)
     try:
@@ -111,6 +112,14 @@ def check_listen(name: str, address: str, insecure: bool) -> None:
     """Raises InvalidArgument for an address that others could reach, unless that was asked for."""
     if not insecure and not _is_loopback(address):
         raise InvalidArgument(f"{name}={address} is not loopback: set insecure_listen to serve without TLS")
+
+
+def host_and_port(name: str, address: str) -> tuple[str, int]:
+    """Of the setting `name`. Raises InvalidArgument for what is no HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > MAX_PORT:
+        raise InvalidArgument(f"{name}={address} is no address: say HOST:PORT")
+    return host.strip("[]"), int(port)
 
 
 def new_id(prefix: str) -> str:

@@ -53,6 +53,24 @@ class Keys:
         return self.prefix + "catalog"
 
     @property
+    def tenants(self) -> str:
+        """Hash: tenant → JSON of it."""
+        return self.prefix + "tenants"
+
+    @property
+    def api_keys(self) -> str:
+        """Hash: id of a key → JSON of what is known of it, its hash among it."""
+        return self.prefix + "api_keys"
+
+    def spent(self, tenant: str) -> str:
+        """Hash: the minute, and what a tenant has used in it."""
+        return f"{self.prefix}spent:{tenant}"
+
+    def active(self, tenant: str) -> str:
+        """Sorted set: a tenant's requests, by when they end at the latest."""
+        return f"{self.prefix}active:{tenant}"
+
+    @property
     def held_prefix(self) -> str:
         return self.prefix + "held:"
 

@@ -8,14 +8,17 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 from redis.asyncio import Redis
+from starlette.responses import PlainTextResponse
 
 from fakes.http import http_router, openai_client
 from fakes.router import RouterClient, eventually
 from fakes.worker import FakeWorker
-from hekaton.errors import NoWorker, WorkerLost
+from hekaton.config import RouterSettings
+from hekaton.errors import InvalidArgument, NoWorker, WorkerLost
 from hekaton.facts import CatalogEntry, RequestState
 from hekaton.store.embedded import EmbeddedRedis
 from hekaton.store.requests import Requests
+from hekaton_router.http.server import serving_http
 
 HELLO = [{"role": "user", "content": "hello"}]
 ANSWER = b"good morning"
@@ -352,3 +355,11 @@ async def test_a_reader_who_stops_holds_up_nobody_else(
         said = said[-16:] + await asyncio.wait_for(reader.read(1 << 16), 10)
     writer.close()
     await writer.wait_closed()
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "nowhere", "127.0.0.1:x", "127.0.0.1:99999"])
+async def test_an_address_that_is_not_meant_to_be_is_refused(listen: str) -> None:
+    settings = RouterSettings(redis_url="redis://unused", http_listen=listen)
+    with pytest.raises(InvalidArgument, match="listen"):
+        async with serving_http(settings, PlainTextResponse()):
+            pass

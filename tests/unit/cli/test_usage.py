@@ -47,6 +47,8 @@ def refusal(*arguments: str) -> str:
         ("models show", ("name", "--address")),
         ("models rm", ("name", "--address")),
         ("models fetch-demo", ("--dir",)),
+        ("keys create", ("tenant", "--model", "--requests-per-minute", "--concurrent", "--admin", "--redis-url")),
+        ("keys revoke", ("key_id", "--redis-url")),
         ("pool", ("--watch", "--address")),
         ("bench serve", ("--model", "--workload", "--rate", "--ttft", "--slo", "--time-scale", "--json", "--svg")),
         ("health", ("address", "--service")),

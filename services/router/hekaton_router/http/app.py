@@ -13,6 +13,7 @@ from hekaton.config import RouterSettings
 from hekaton.facts import CatalogEntry, ModelState
 from hekaton.rpc.errors import known_error
 from hekaton.store.catalog import Catalog
+from hekaton_router import tenancy
 from hekaton_router.admission import ready_spec
 from hekaton_router.http.completions import CompletionEndpoint, Generator
 from hekaton_router.http.dialect import ChatDialect, TextDialect
@@ -22,6 +23,7 @@ from hekaton_router.http.replies import Model, ModelList
 from hekaton_router.http.requests import ChatCompletion, TextCompletion
 from hekaton_router.http.translate import chat_request, text_request
 from hekaton_router.models import find
+from hekaton_router.tenancy import Guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +31,20 @@ class Api:
     """What is answered besides completions."""
 
     catalog: Catalog
+    guard: Guard
     ready: Callable[[], bool]
 
     async def models(self, request: Request) -> Response:
-        entries = [entry for entry in await self.catalog.list() if entry.state is ModelState.READY]
+        await self.guard.admit(request.url.path, request.headers)
+        usable = tenancy.current().may_use
+        listed_entries = await self.catalog.list()
+        entries = [entry for entry in listed_entries if entry.state is ModelState.READY and usable(entry.name)]
         listed = ModelList(data=[_model(entry) for entry in sorted(entries, key=lambda entry: entry.name)])
         return JSONResponse(listed.model_dump())
 
     async def model(self, request: Request) -> Response:
+        await self.guard.admit(request.url.path, request.headers)
+        tenancy.check_model(request.path_params["model"])
         entry = await find(self.catalog, request.path_params["model"])
         return JSONResponse(_model(entry).model_dump())
 
@@ -50,11 +58,15 @@ class Api:
         return JSONResponse(document())
 
 
-def http_app(settings: RouterSettings, generator: Generator, catalog: Catalog, ready: Callable[[], bool]) -> Starlette:
+def http_app(
+    settings: RouterSettings, generator: Generator, catalog: Catalog, guard: Guard, ready: Callable[[], bool]
+) -> Starlette:
     """The application. `ready` says whether the pool can serve."""
-    api = Api(catalog, ready)
-    chat = CompletionEndpoint(settings, generator, ChatCompletion, chat_request, ChatDialect(), "chat")
-    text = CompletionEndpoint(settings, generator, TextCompletion, text_request, TextDialect(), "text_completion")
+    api = Api(catalog, guard, ready)
+    chat = CompletionEndpoint(settings, generator, guard, ChatCompletion, chat_request, ChatDialect(), "chat")
+    text = CompletionEndpoint(
+        settings, generator, guard, TextCompletion, text_request, TextDialect(), "text_completion"
+    )
     return Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),

@@ -22,6 +22,7 @@ from hekaton_router.http.errors import body_of, response_of
 from hekaton_router.http.exchange import EventStream, attended, read_body
 from hekaton_router.http.replies import ChatChunk, TextReply
 from hekaton_router.http.translate import C, parse
+from hekaton_router.tenancy import Guard
 
 
 class Generator(Protocol):
@@ -34,6 +35,7 @@ class Generator(Protocol):
 class CompletionEndpoint(Generic[C]):
     settings: RouterSettings
     generator: Generator
+    guard: Guard
     form: type[C]
     translate: Callable[[C], pb.GenerateRequest]
     dialect: Dialect
@@ -43,6 +45,8 @@ class CompletionEndpoint(Generic[C]):
         request = Request(scope, receive)
         try:
             try:
+                # In this task, whose context the one that generates takes over.
+                await self.guard.admit(request.url.path, request.headers)
                 body = parse(self.form, await read_body(request, self.settings.max_message_bytes))
                 await attended(receive, self._serve(request, body, send))
             except ClientDisconnect:

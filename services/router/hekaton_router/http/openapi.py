@@ -14,6 +14,8 @@ REF = "#/components/schemas/{model}"
 Json = dict[str, Any]
 REFUSALS = {
     "400": "A field that is wrong or not supported; it is named in `param`.",
+    "401": "No API key that is known, where keys are asked for.",
+    "403": "This tenant may not use the model.",
     "404": "No such model.",
     "409": "The request_id exists, or the output had to be given up: send it again.",
     "429": "Too much is queued, or a quota is used up: wait as Retry-After says.",

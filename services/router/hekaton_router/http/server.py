@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from hekaton.config import RouterSettings
 from hekaton.errors import InvalidArgument
-from hekaton.rpc.server import check_listen
+from hekaton.rpc.server import check_listen, host_and_port
 from hekaton.tasks import end
 
 log = structlog.get_logger(__name__)
@@ -70,11 +70,9 @@ async def serving_http(settings: RouterSettings, app: ASGIApp) -> AsyncIterator[
 
 def _socket(settings: RouterSettings) -> socket.socket:
     check_listen("http_listen", settings.http_listen, settings.insecure_listen)
-    host, _, port = settings.http_listen.rpartition(":")
-    if not host or not port.isdecimal():
-        raise InvalidArgument(f"http_listen={settings.http_listen} is no address: say HOST:PORT")
+    host, port = host_and_port("http_listen", settings.http_listen)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
         raise InvalidArgument(f"cannot listen on {settings.http_listen}: {error}; is the port taken?") from error
