@@ -27,12 +27,32 @@ def test_costs_approach_what_is_observed() -> None:
     assert costs.prefill_s_per_token == pytest.approx(0.005, rel=0.01)
 
 
-def test_one_outlier_moves_a_mean_by_a_part_only() -> None:
+def test_the_first_observation_replaces_the_guess() -> None:
+    meter = Meter(SPEC)
+    meter.stepped(tokens=3, requests=3, duration_s=0.02)
+    assert meter.costs().step_base_s == 0.02
+
+
+def test_a_prefill_before_the_first_decode_is_not_taken_for_free() -> None:
+    meter = Meter(SPEC)
+    meter.stepped(tokens=100, requests=1, duration_s=0.05)
+    assert meter.costs().prefill_s_per_token == pytest.approx(0.0005)
+
+
+def test_one_outlier_hardly_moves_an_estimate_however_large_it_is() -> None:
     meter = Meter(SPEC)
     for _ in range(50):
         meter.loaded(0.1)
-    meter.loaded(1.1)
-    assert meter.costs().load_s == pytest.approx(0.3, rel=0.01)
+    meter.loaded(1000.0)
+    assert meter.costs().load_s == pytest.approx(0.16)
+
+
+def test_costs_that_have_changed_for_good_are_learnt() -> None:
+    meter = Meter(SPEC)
+    meter.loaded(0.001)
+    for _ in range(50):
+        meter.loaded(1.0)
+    assert meter.costs().load_s == pytest.approx(1.0, rel=0.01)
 
 
 def test_a_prefill_quicker_than_a_step_costs_nothing_more() -> None:
