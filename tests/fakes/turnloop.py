@@ -1,5 +1,6 @@
 """A turn loop over a real emulated engine, on a clock that only moves when the test or the engine moves it."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -152,6 +153,7 @@ class LoopDriver:
         max_batch: int = 64,
         role: Role = Role.ANY,
         host_kv_memory_bytes: int = 0,
+        patience_s: float = math.inf,
     ) -> None:
         self.clock = SettableClock()
         self.engine = engine(
@@ -166,7 +168,7 @@ class LoopDriver:
         self.mapped: set[str] = set()
         self.events: list[Event] = []
         self._pending: list[Command] = []
-        self.loop = TurnLoop(self.engine, self.policy, self._emit, self.clock, "w", max_batch, 32, role)
+        self.loop = TurnLoop(self.engine, self.policy, self._emit, self.clock, "w", max_batch, 32, role, patience_s=patience_s)
 
     def add(self, *models: str, model_spec: ModelSpec | None = None) -> None:
         for model in models:

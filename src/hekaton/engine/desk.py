@@ -6,7 +6,7 @@ from collections.abc import Callable
 from hekaton.engine.interface import Engine
 from hekaton.engine.live import LiveRequest
 from hekaton.engine.messages import AddModel, Cancel, Ended, Event, Submit
-from hekaton.errors import HekatonError, InvalidArgument, ModelNotFound
+from hekaton.errors import HekatonError, InvalidArgument, ModelNotFound, ResourceExhausted
 from hekaton.facts import ModelSpec
 from hekaton.policy.demands import DemandTable
 
@@ -85,6 +85,12 @@ class Desk:
         """Fails every live request of a model."""
         for request in [one for one in self.live.values() if one.model == model]:
             self._fail(request, code, reason, message)
+
+    def refuse_before(self, arrival_s: float) -> None:
+        """Refuses those that came before and have not begun: nobody has any KV or token of them."""
+        for request in [one for one in self.live.values() if one.arrival_s < arrival_s]:
+            if not (request.produced or request.computed or request.host_tokens or request.fetching):
+                self.fail(request, ResourceExhausted("no worker began this request in time: the pool is too busy"))
 
     def take_ended(self) -> bool:
         ended, self.has_ended = self.has_ended, False

@@ -19,7 +19,7 @@ from hekaton.engine.messages import Ready
 from hekaton.engine.options import EngineOptions, parse
 from hekaton.engine.stepmark import StepMark
 from hekaton.engine.turns import TurnLoop
-from hekaton.policy.live import live_turns
+from hekaton.policy.live import live_policy, live_turns
 
 FLUSH_TIMEOUT_S = 2.0
 
@@ -43,6 +43,7 @@ class Host:
             options.prefill_chunk_tokens,
             options.role,
             mark,
+            live_policy(options.policy, options.policy_options).patience_s,
         )
         self._selector = selectors.DefaultSelector()
         self._selector.register(sock, selectors.EVENT_READ)

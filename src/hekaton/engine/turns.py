@@ -49,8 +49,11 @@ class TurnLoop:
         prefill_chunk_tokens: int = 512,
         role: Role = Role.ANY,
         mark: StepMark | None = None,
+        patience_s: float = math.inf,
     ) -> None:
+        """`patience_s`: a request that has waited so long for its first step is refused."""
         self.stopping = False
+        self._patience_s = patience_s
         self._engine = engine
         self._policy = policy
         self._emit = emit
@@ -168,6 +171,7 @@ class TurnLoop:
 
     def _decide(self, now_s: float) -> None:
         self._undecided = False
+        self._desk.refuse_before(now_s - self._patience_s)
         self._retry_s = self._room.unpark(math.inf if self._desk.take_ended() else now_s)
         turn = self._policy.next_turn(self._views.view(self._turn, now_s), now_s)
         if turn is None or self._turn is None or self._turn.model != turn.model:

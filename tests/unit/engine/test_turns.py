@@ -6,6 +6,7 @@ import pytest
 from fakes.turnloop import GB, LoopDriver, PoisonedEngine, expected, spec, submit
 from hekaton.engine.messages import Cancel, Ended, Started, Status, Step, Stop, TurnEnded
 from hekaton.facts import FinishReason
+from hekaton.policy.request_level import QueueTurns
 
 
 def test_a_request_gets_its_tokens_and_one_end() -> None:
@@ -19,6 +20,16 @@ def test_a_request_gets_its_tokens_and_one_end() -> None:
     kinds = [type(event) for event in driver.events if isinstance(event, Started | Step | Ended)]
     assert kinds == [Started, *[Step] * 30, Ended]
     assert driver.engine.kv_bytes() == 0
+
+
+def test_who_has_waited_longer_than_the_patience_is_refused_and_who_has_begun_is_not() -> None:
+    driver = LoopDriver(policy=QueueTurns(slots=1), patience_s=1.0)
+    driver.add("a", "b")
+    driver.send(submit("r", "a", max_tokens=400), submit("waits", "b"))
+    driver.run()
+    assert driver.ended("r").finish is FinishReason.LENGTH
+    refused = driver.ended("waits")
+    assert (refused.error_code, refused.completion_tokens) == (grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], 0)
 
 
 def test_the_stop_token_is_emitted_and_ends_the_request() -> None:
