@@ -168,7 +168,9 @@ class LoopDriver:
         self.mapped: set[str] = set()
         self.events: list[Event] = []
         self._pending: list[Command] = []
-        self.loop = TurnLoop(self.engine, self.policy, self._emit, self.clock, "w", max_batch, 32, role, patience_s=patience_s)
+        self.loop = TurnLoop(
+            self.engine, self.policy, self._emit, self.clock, "w", max_batch, 32, role, patience_s=patience_s
+        )
 
     def add(self, *models: str, model_spec: ModelSpec | None = None) -> None:
         for model in models:

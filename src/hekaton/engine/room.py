@@ -1,8 +1,8 @@
 """Who gives way when a device is full, in the live engine and in the simulator.
 
 Idle models go first. Then whoever has clearly more slack than the one who asks: its weights, or its KV, which comes
-back or is computed again later. Of lost requests the older keep their KV: where all are late, those that have some
-come to their end. The oldest request may take from everybody and nobody takes from it, so one always advances.
+back or is computed again later: in order of due time, so that where all are late the older keep theirs. The oldest
+request may take from everybody and nobody takes from it, so one always advances.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ MARGIN_S = 1.0
 KV_MARGIN = 0.5
 """And for their KV, in TTFTs: two requests that take it from each other more often spend their time on copies."""
 LOST_S = 1e12
-"""Added to the arrival of a lost request: it gives way to whoever can be in time, and then to older ones."""
+"""Added to the arrival of a lost request in host memory: it gives way to whoever can be in time, then to older ones."""
 
 
 class Claimant(Protocol):
@@ -107,13 +107,13 @@ class Room(Generic[R]):
     def for_kv(self, request: R, tokens: int, now_s: float) -> bool:
         """Room for `tokens` tokens of KV in all. False, and the request parked, if nobody gives way.
 
-        One that has KV already takes from all that rank below it, and if there is none gives up its own: KV of a
+        One that has KV already takes from all that are due after it, and if there is none gives up its own: KV of a
         request that cannot go on would keep others from going on too.
         """
         while not self._memory.grow_kv(request, tokens, now_s):
             oldest, holds_kv = self._oldest() is request, request.holds_kv
             margin_s = 0.0 if holds_kv else KV_MARGIN * request.ttft_s
-            least_due_s = float("-inf") if oldest else rank_s(request, now_s) + margin_s
+            least_due_s = float("-inf") if oldest else request.due_s() + margin_s
             if self._give_way((request,), {request.model}, least_due_s, now_s, kv_first=True):
                 continue
             if holds_kv:
@@ -188,11 +188,11 @@ class Room(Generic[R]):
         return due_s
 
     def _victim(self, asking: Iterable[R], least_due_s: float, now_s: float) -> R | None:
-        """Whose KV goes: of a model that is not present, whenever it is due, else whoever ranks last."""
+        """Whose KV goes: of a model that is not present, whenever it is due, else whoever is due last."""
         spared = {id(request) for request in asking} | {id(self._oldest())}
         present = self._memory.present()
         holders = [
-            (one.model not in present, rank_s(one, now_s), one.request_id, one)
+            (one.model not in present, one.due_s(), one.request_id, one)
             for one in self._live.values()
             if one.holds_kv and id(one) not in spared
         ]
@@ -204,6 +204,6 @@ class Room(Generic[R]):
 
 
 def rank_s(request: Claimant, now_s: float) -> float:
-    """When a request is due; a lost one comes after all others, the older first."""
+    """When a request is due; a lost one comes after all others, the older first. In this order KV keeps host memory."""
     due_s = request.due_s()
     return due_s if due_s >= now_s - GRACE * request.ttft_s else LOST_S + request.age_key[0]

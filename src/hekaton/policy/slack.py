@@ -71,7 +71,7 @@ class SlackTurns:
 
     def _room_beside(self, view: WorkerView, load: Rated, run: Rated, rated: Sequence[Rated]) -> _Room:
         """What leaves so that `load` fits beside `run`: only what is less urgent than `load`."""
-        keep = {run.model} | {other.model for other in rated if not _more_urgent(load, other)}
+        keep = {run.model} | {other.model for other in rated if not _more_urgent(view, load, other)}
         reserve = int(view.device_memory_bytes * self._kv_reserve)
         return _room_for(view, load, rated, frozenset(keep), reserve)
 
@@ -81,18 +81,18 @@ class SlackTurns:
         """What fits beside `run` where `load` does not. After its turn `load` will fit beside it."""
         absent = (one for one in rated if one.model not in view.resident and one is not load)
         for one in absent:
-            if _more_urgent(one, run) and (room := self._room_beside(view, one, run, rated)).fits:
+            if _more_urgent(view, one, run) and (room := self._room_beside(view, one, run, rated)).fits:
                 return one, room
         return None
 
     def _gives_way(self, view: WorkerView, run: Rated, load: Rated, now_s: float) -> bool:
         """Is it time to stop `run` so that `load` can have its place?"""
         if run.model != view.running:
-            return _more_urgent(load, run)
+            return _more_urgent(view, load, run)
         ran_s = now_s - view.turn_started_s
         if load.slack_s < 0 and ran_s >= max(self._max_turn_s, load.costs.load_s):
             return True
-        return _more_urgent(load, run) and ran_s >= max(self._min_turn_s, load.costs.load_s)
+        return _more_urgent(view, load, run) and ran_s >= max(self._min_turn_s, load.costs.load_s)
 
     def _turn(self, view: WorkerView, run: Rated, room: _Room, prefetch: tuple[str, ...], now_s: float) -> Turn:
         rest_s = view.turn_started_s + self._min_turn_s - now_s if run.model == view.running else 0.0
@@ -108,9 +108,15 @@ def _next_load(view: WorkerView, rated: Sequence[Rated]) -> Rated | None:
     return next((one for one in rated if one.model not in view.resident), None)
 
 
-def _more_urgent(load: Rated, other: Rated) -> bool:
-    """Would `load` be more urgent than `other` even if `other` had to be loaded again?"""
-    return load.slack_s < other.slack_s - other.costs.load_s
+def _more_urgent(view: WorkerView, load: Rated, other: Rated) -> bool:
+    """Would `load` be more urgent than `other` even if `other` had to be brought back?"""
+    return load.slack_s < _slack_if_gone_s(view, other)
+
+
+def _slack_if_gone_s(view: WorkerView, one: Rated) -> float:
+    """What would be left of a model's slack if its weights and KV had to be brought back."""
+    weights, kv = one.costs.weight_bytes, view.kv_bytes.get(one.model, 0)
+    return one.slack_s - one.costs.load_s * (weights + kv) / weights
 
 
 def _room_for(
@@ -120,7 +126,10 @@ def _room_for(
     keep: frozenset[str] = frozenset(),
     reserve_bytes: int = 0,
 ) -> _Room:
-    """Idle models leave first, then KV of models that are not there, then models with their KV, most slack first."""
+    """Idle models leave first, then KV of models that are not there, then models with their KV.
+
+    Of the last, first whoever would have most slack left: what is small to bring back goes before what is large.
+    """
     missing = load.bytes_needed() + reserve_bytes - view.free_bytes
     evict: list[str] = []
     release: list[str] = []
@@ -131,7 +140,9 @@ def _room_for(
             evict.append(model)
             missing -= view.costs[model].weight_bytes
     absent = [model for model in waited_for if model not in present and view.kv_bytes.get(model)]
-    for model in [*absent, *(model for model in waited_for if model in view.resident and model not in keep)]:
+    there = [one for one in rated if one.model in view.resident and one.model not in keep and one is not load]
+    there.sort(key=lambda one: (_slack_if_gone_s(view, one), one.model), reverse=True)
+    for model in [*absent, *(one.model for one in there)]:
         if missing > 0 and model in view.resident:
             evict.append(model)
             missing -= view.costs[model].weight_bytes
