@@ -102,7 +102,7 @@ class SchedulerSettings(PolicySettings):
     service = "scheduler"
 
     scheduler_id: str = Field("", description="name of this scheduler; drawn if empty")
-    leader_lease_s: float = Field(2.0, gt=0, description="a leader that does not renew for so long is replaced")
+    leader_lease_s: float = Field(1.5, gt=0, description="a leader that does not renew for so long is replaced")
     admission: Admission = Field(Admission.QUEUE, description="shed: tell routers what the pool can promise")
     max_placed_requests: int = Field(1024, ge=1, description="on one worker and not ended; others wait")
     max_attempts: int = Field(3, ge=1, description="workers that a request may lose before it fails")

@@ -10,6 +10,8 @@ from hekaton.store.leadership import Leadership
 from hekaton.tasks import end
 
 log = structlog.get_logger(__name__)
+PROMPT_S = 0.01
+"""After the end of a lease that somebody else may take it."""
 Lead = Callable[[int], Coroutine[object, object, int]]
 """What a leader does under its term, until cancelled; it returns a newer term when one is known."""
 
@@ -36,15 +38,17 @@ class Election:
     async def _win(self, least: int) -> int:
         while True:
             asked_s = asyncio.get_running_loop().time()
+            again_s = self._ttl_s / 3
             try:
                 term = await self._leadership.acquire(self._holder, self._ttl_s, at_least=least)
+                if term is not None:
+                    self._valid_until_s = asked_s + self._ttl_s
+                    return term
+                # A lease that is not renewed is taken over as it ends.
+                again_s = min(again_s, await self._leadership.left_s() + PROMPT_S)
             except StoreUnavailable as error:
                 log.warning("cannot stand for election", why=error.message)
-                term = None
-            if term is not None:
-                self._valid_until_s = asked_s + self._ttl_s
-                return term
-            await asyncio.sleep(self._ttl_s / 3)
+            await asyncio.sleep(again_s)
 
     async def _hold(self, term: int, lead: Lead) -> int:
         """Leads; returns the newest term that is known then."""

@@ -1,7 +1,7 @@
 """What a scheduler does while it leads, under one term."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 import structlog
 from redis.asyncio import Redis
@@ -53,6 +53,7 @@ class Reign:
         self._links: dict[str, Link] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._absent_since_s: dict[str, float] = {}
+        self._answers_since_s = asyncio.get_running_loop().time()
         self._costs = PoolCosts(self._models.known)
         policy = live_policy(settings.policy, settings.policy_option)
         placement = policy.placement(self._costs)
@@ -103,19 +104,29 @@ class Reign:
     # ---- who lives
 
     async def _follow(self) -> float:
+        asked_s = asyncio.get_running_loop().time()
         try:
             listed = await self._registry.list()
+            lapsed = await self._registry.lapsed(sorted(self._links.keys() - listed.keys()))
             if await self._models.refresh():
                 self.placer.pool_changed()
         except StoreUnavailable as error:
             log.warning("cannot see who lives", why=error.message)
             self._absent_since_s.clear()
+            self._answers_since_s = asyncio.get_running_loop().time()
         else:
-            self._update(convert.statuses_from_registry(listed))
-        return self._settings.heartbeat_s
+            self._update(convert.statuses_from_registry(listed), lapsed if self._has_answered(asked_s) else ())
+        return self._settings.heartbeat_s / 2
 
-    def _update(self, listed: Mapping[str, pool_pb2.WorkerStatus]) -> None:
-        """Links who is listed. One that is not, and whose stream is broken or has been for a while, is lost."""
+    def _has_answered(self, asked_s: float) -> bool:
+        """The store has been there for the time of a lease: who let one run out was not kept from renewing it."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - asked_s > self._settings.heartbeat_s:
+            self._answers_since_s = now_s
+        return now_s - self._answers_since_s > self._settings.lease_s
+
+    def _update(self, listed: Mapping[str, pool_pb2.WorkerStatus], lapsed: Container[str]) -> None:
+        """Links who is listed. One that is not is lost if its lease ran out, if its stream is broken, or in a while."""
         now_s = asyncio.get_running_loop().time()
         for worker_id, status in listed.items():
             self._absent_since_s.pop(worker_id, None)
@@ -123,9 +134,13 @@ class Reign:
             if link is None or link.address != status.address:
                 self._link(worker_id, status.address)
         for worker_id in self._links.keys() - listed.keys():
-            # An emptied Redis forgets workers that are well: they say so again with their next heartbeat.
+            # An emptied Redis forgets workers that are well, and their leases: they say so with their next heartbeat.
             since_s = self._absent_since_s.setdefault(worker_id, now_s)
-            if not self._links[worker_id].connected or now_s - since_s > 2 * self._settings.heartbeat_s:
+            if (
+                worker_id in lapsed
+                or not self._links[worker_id].connected
+                or now_s - since_s > 2 * self._settings.heartbeat_s
+            ):
                 self._lose(worker_id)
 
     def _link(self, worker_id: str, address: str) -> None:

@@ -34,6 +34,12 @@ class Leadership:
         """Lets another lead at once. False if somebody else does already."""
         return await self._release(bool, self._names, holder, term)
 
+    async def left_s(self) -> float:
+        """How long the lease of whoever leads still lasts; 0 if nobody does."""
+        with translated():
+            left_ms = int(await self._redis.pttl(self._names[0]))
+        return max(left_ms, 0) / 1000
+
     async def current(self) -> tuple[str, int] | None:
         """Who leads, and its term."""
         with translated():

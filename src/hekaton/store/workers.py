@@ -1,7 +1,10 @@
 """Which workers and memory services live: each says so before its lease ends."""
 
+from collections.abc import Sequence
+
 from redis.asyncio import Redis
 
+from hekaton.store.connect import translated
 from hekaton.store.keys import SHARD_0, Keys, Kind
 from hekaton.store.scripts import Script
 
@@ -13,6 +16,7 @@ class Registry:
     """The live members of one kind. All methods raise StoreUnavailable if Redis is away."""
 
     def __init__(self, redis: Redis, kind: Kind, keys: Keys = SHARD_0) -> None:
+        self._redis = redis
         self._kind = kind
         self._keys = keys
         self._heartbeat = Script(redis, "heartbeat")
@@ -33,6 +37,14 @@ class Registry:
         prefix = self._keys.member_prefix(self._kind)
         members = await self._members(tuple[tuple[bytes, bytes], ...], keys, prefix, binary=True)
         return {member_id.decode(): info for member_id, info in members}
+
+    async def lapsed(self, member_ids: Sequence[str]) -> frozenset[str]:
+        """Of members that are not listed, those whose leases ran out. The others are forgotten with all else."""
+        if not member_ids:
+            return frozenset()
+        with translated():
+            known = await self._redis.mget([self._keys.incarnation(self._kind, name) for name in member_ids])
+        return frozenset(name for name, incarnation in zip(member_ids, known, strict=True) if incarnation is not None)
 
     async def remove(self, member_id: str, incarnation: int) -> bool:
         """Says goodbye. False if it was gone, or a newer process has its id."""

@@ -64,3 +64,10 @@ async def test_a_leader_of_an_emptied_redis_does_not_renew(redis: Redis) -> None
     again = await leadership.acquire("s1", 5)
     assert again is not None
     assert again >= term
+
+
+async def test_a_lease_says_how_long_it_lasts(redis: Redis) -> None:
+    leadership = Leadership(redis)
+    assert await leadership.left_s() == 0
+    await leadership.acquire("a", 5)
+    assert 4 < await leadership.left_s() <= 5

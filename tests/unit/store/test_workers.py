@@ -26,6 +26,16 @@ async def test_a_silent_member_is_gone_after_its_lease(redis: Redis) -> None:
     assert await redis.exists(Keys().members(Kind.WORKER)) == 0
 
 
+async def test_a_lease_that_ran_out_is_told_from_one_that_is_forgotten(redis: Redis) -> None:
+    workers = Registry(redis, Kind.WORKER)
+    await workers.heartbeat("w1", b"x", 0.01, 1)
+    await asyncio.sleep(0.02)
+    assert await workers.lapsed(["w1", "w2"]) == {"w1"}
+    await redis.flushall()
+    assert await workers.lapsed(["w1", "w2"]) == frozenset()
+    assert await workers.lapsed([]) == frozenset()
+
+
 async def test_an_older_process_of_the_same_id_is_refused(redis: Redis) -> None:
     workers = Registry(redis, Kind.WORKER)
     await workers.heartbeat("w1", b"old", 0.01, 1)
