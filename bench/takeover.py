@@ -155,13 +155,12 @@ async def measure(workers: int, seconds: float, folder: Path) -> Result:
     rates = {f"m{index}": RATE for index in range(MODELS)}
     drawn = workload.generate(rates, seconds, Poisson(), read(LENGTHS), 1)
     asked = [replace(one, output_tokens=min(one.output_tokens, OUTPUT_TOKENS)) for one in drawn]
-    options = StackOptions(device="emulated:h800", device_memory="80GiB", workers=workers, log_dir=folder)
+    options = StackOptions(device="emulated:h800", device_memory="80GiB", workers=workers, schedulers=2, log_dir=folder)
     kill_s = seconds / 2
     async with Stack(options, lambda text: None) as stack:
         async with Client(stack.address) as client:
             for model in rates:
                 await client.register_model(model, SOURCE)
-        await stack.launch("scheduler", "standby", folder / "standby.log", {})
         undisturbed = window(await loaded(stack, asked), kill_s)
         samples, new_leader_s = await asyncio.gather(loaded(stack, asked), leader_killed(stack, kill_s))
         hit = window(samples, kill_s)

@@ -127,13 +127,18 @@ class Pool:
     worker: LightWorker
     tokenizer: Tokenizer
 
-    async def served(self, load: Load) -> Cost:
+    def request(self, load: Load) -> tuple[list[int], bytes]:
+        """Ids of the text, and a request for as many tokens as there are steps."""
         ids = self.tokenizer.encode(TEXT.read_text()).ids
         request = inference_pb2.GenerateRequest(
             model=MODEL, sampling=common_pb2.Sampling(max_tokens=load.steps, temperature=0.0, ignore_eos=True)
         )
         request.token_ids.ids.extend(ids[:20])
-        requests = [request.SerializeToString()] * load.streams
+        return ids, request.SerializeToString()
+
+    async def served(self, load: Load) -> Cost:
+        ids, request = self.request(load)
+        requests = [request] * load.streams
         async with peer(clients.run, self.router, clients.GENERATE, requests) as readers:
             await readers.until(lambda: len(self.worker.following) == load.streams)
             took = await paced(

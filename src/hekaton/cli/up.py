@@ -36,6 +36,7 @@ def up(
     ] = None,
     dtype: Annotated[str, typer.Option(help="Of these models: float32, bfloat16, float16; their own if empty.")] = "",
     routers: Annotated[int, typer.Option(min=1, max=64, help="Routers; the first one listens at --listen.")] = 1,
+    schedulers: Annotated[int, typer.Option(min=1, max=16, help="One leads, the others stand by.")] = 1,
     listen: Annotated[str, typer.Option(help="The first router's address.")] = DEFAULT_ADDRESS,
     http_listen: Annotated[
         str, typer.Option(help="The first router's OpenAI-compatible HTTP API; '' turns it off.")
@@ -67,6 +68,7 @@ def up(
         device_memory=device_memory,
         workers=workers,
         routers=routers,
+        schedulers=schedulers,
         listen=listen,
         http_listen=http_listen,
         auth=auth,
