@@ -25,11 +25,12 @@ from rich.table import Table
 
 from bench.control.clients import GENERATE, TIMEOUT_S, bytes_stream
 from bench.control.machine import resident_bytes
-from bench.control.processes import peer, until_closed
+from bench.control.processes import peer
 from bench.machine import cpu_name
 from bench.tokens import Load, Pool, paced, pool
 
 MIB = 1 << 20
+SMALL_WINDOW = (("grpc.http2.lookahead_bytes", 256), ("grpc.http2.bdp_probe", 0))
 CHANNELS = 8
 """Of those who read."""
 
@@ -42,6 +43,7 @@ class Side:
     tbt_p99_ms: float
     router_mib_before: float
     router_mib_after: float
+    stuck_messages_a_token: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ async def _gaps(channel: grpc.aio.Channel, request: bytes) -> list[float]:
 
 
 def read_nothing(connection: Connection, address: str, request: bytes, count: int) -> None:
-    """Opens so many streams and reads the first message of each, until the connection closes."""
+    """Opens so many streams and reads the first message of each; when told, the others, and says how many they are."""
     asyncio.run(_read_nothing(connection, address, request, count))
 
 
@@ -80,25 +82,29 @@ async def _read_nothing(connection: Connection, address: str, request: bytes, co
     async with AsyncExitStack() as stack:
         calls = []
         for index in range(count):
-            channel = await stack.enter_async_context(_channel(address, index))
+            channel = await stack.enter_async_context(_channel(address, index, SMALL_WINDOW))
             calls.append(bytes_stream(channel, GENERATE)(request, timeout=TIMEOUT_S))
-        await asyncio.gather(*(call.read() for call in calls))
+        await asyncio.gather(*(anext(aiter(call)) for call in calls))
         connection.send("open")
-        await until_closed(connection)
+        await asyncio.to_thread(connection.recv)
+        connection.send(await asyncio.gather(*(_messages(call) for call in calls)))
 
 
-def _channel(address: str, index: int) -> grpc.aio.Channel:
+async def _messages(call: grpc.aio.UnaryStreamCall[bytes, bytes]) -> int:
+    return len([message async for message in call])
+
+
+def _channel(address: str, index: int, options: Sequence[tuple[str, int]] = ()) -> grpc.aio.Channel:
     """With a connection of its own."""
-    return grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1), ("bench.index", index)])
+    return grpc.aio.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1), ("bench.index", index), *options])
 
 
 async def run(router: Pool, load: Load, stuck: int) -> Side:
     ids, request = router.request(load)
     before = resident_bytes(router.router_pid)
     async with AsyncExitStack() as stack:
-        if stuck:
-            silent = await stack.enter_async_context(peer(read_nothing, router.router, request, stuck))
-            await silent.said()
+        silent = await stack.enter_async_context(peer(read_nothing, router.router, request, stuck))
+        await silent.said()
         reading = load.streams - stuck
         readers = await stack.enter_async_context(peer(read_all, router.router, request, reading))
         await readers.until(lambda: len(router.worker.following) == load.streams)
@@ -106,10 +112,12 @@ async def run(router: Pool, load: Load, stuck: int) -> Side:
         after = resident_bytes(router.router_pid)
         await router.worker.finish()
         gaps: Sequence[Sequence[float]] = await readers.said()
+        silent.tell("read")
+        messages = sum(await silent.said())
     # The first second holds the start of the streams.
     settled = [gap for one in gaps for gap in one[load.warm_up_steps : -1]]
     p50, p99 = (1e3 * float(value) for value in np.percentile(settled, (50, 99)))
-    return Side(p50, p99, before / MIB, after / MIB)
+    return Side(p50, p99, before / MIB, after / MIB, messages / (load.steps * stuck) if stuck else 1.0)
 
 
 async def measure(load: Load, stuck: int, folder: Path) -> Result:
@@ -124,11 +132,12 @@ async def measure(load: Load, stuck: int, folder: Path) -> Result:
 def _table(result: Result) -> Table:
     table = Table(title=f"{result.streams} streams ({os.cpu_count()} cores of {cpu_name()})")
     table.add_column("never read")
-    for name in ("TBT p50", "TBT p99", "router before", "router after"):
+    for name in ("TBT p50", "TBT p99", "router before", "router after", "messages a token to those"):
         table.add_column(name, justify="right")
     for stuck, one in ((0, result.without), (result.stuck, result.with_stuck)):
         times = (f"{one.tbt_p50_ms:.0f} ms", f"{one.tbt_p99_ms:.0f} ms")
-        table.add_row(str(stuck), *times, f"{one.router_mib_before:.0f} MiB", f"{one.router_mib_after:.0f} MiB")
+        memory = (f"{one.router_mib_before:.0f} MiB", f"{one.router_mib_after:.0f} MiB")
+        table.add_row(str(stuck), *times, *memory, f"{one.stuck_messages_a_token:.2f}" if stuck else "")
     return table
 
 

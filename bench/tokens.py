@@ -239,7 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.tokens", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--streams", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=40.0, help="tokens a second and stream")
+    parser.add_argument("--rate", type=float, default=100.0, help="tokens a second and stream")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
