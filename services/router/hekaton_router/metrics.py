@@ -51,8 +51,6 @@ class RouterMetrics:
             raise
 
     def came(self, model: str, tokens: int, punctual: int) -> None:
-        self.generation_tokens.labels(model).inc(tokens)
-        self.on_time.labels(model).inc(punctual)
         self._tokens[model] += tokens
         self._punctual[model] += punctual
 
@@ -79,6 +77,10 @@ class Meter:
         self._accepted_s = 0.0
         self._last_s: float | None = None
         self._tokens = 0
+        # Looking a series up costs as much as a detokenisation; a request does it once.
+        self._came = metrics.generation_tokens.labels(self.model)
+        self._on_time = metrics.on_time.labels(self.model)
+        self._gap = metrics.gap.labels(self.model)
 
     def accepted(self) -> None:
         self._accepted_s = self._clock()
@@ -90,9 +92,11 @@ class Meter:
         if self._last_s is None:
             self._metrics.ttft.labels(self.model).observe(now_s - self._accepted_s)
         else:
-            self._metrics.gap.labels(self.model).observe(now_s - self._last_s)
+            self._gap.observe(now_s - self._last_s)
         late_s = now_s - self._accepted_s - slo.ttft_s
         punctual = sum(late_s <= index * slo.tbt_s for index in range(self._tokens, self._tokens + count))
+        self._came.inc(count)
+        self._on_time.inc(punctual)
         self._metrics.came(self.model, count, punctual)
         self._last_s = now_s
         self._tokens += count
