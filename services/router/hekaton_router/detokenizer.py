@@ -17,15 +17,31 @@ class Decoding:
         raw = (tokenizer.token_to_id(f"<0x{value:02X}>") for value in range(256))
         self.byte_ids = frozenset(token_id for token_id in raw if token_id is not None)
         """Tokens of one raw byte. A decoder judges a run of them as a whole: one bad byte spoils the run."""
+        self._visible: set[int] = set()
+        self._alone: dict[int, str] = {}
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Whole text of ids, special tokens skipped."""
         return self._tokenizer.decode(token_ids, skip_special_tokens=True)
 
+    def piece(self, token_ids: Sequence[int]) -> str:
+        """The same of a few visible ids; that of a single one is remembered."""
+        if len(token_ids) != 1:
+            return self.decode(token_ids)
+        text = self._alone.get(token_ids[0])
+        if text is None:
+            text = self._alone[token_ids[0]] = self.decode(token_ids)
+        return text
+
     def visible(self, token_ids: Sequence[int]) -> list[int]:
         """Those that have a part in the text: neither special nor unknown."""
-        known = self._tokenizer.id_to_token
-        return [token_id for token_id in token_ids if token_id not in self._special and known(token_id) is not None]
+        return [token_id for token_id in token_ids if token_id in self._visible or self._is_visible(token_id)]
+
+    def _is_visible(self, token_id: int) -> bool:
+        if token_id in self._special or self._tokenizer.id_to_token(token_id) is None:
+            return False
+        self._visible.add(token_id)
+        return True
 
 
 class Detokenizer:
@@ -48,7 +64,7 @@ class Detokenizer:
         self._ids += self._decoding.visible(token_ids)
         if self._done == len(self._ids) or self._ids[-1] in self._decoding.byte_ids:
             return ""
-        before = self._decoding.decode(self._ids[self._start : self._done])
+        before = self._decoding.piece(self._ids[self._start : self._done])
         text = self._decoding.decode(self._ids[self._start :])
         if text.endswith(REPLACEMENT) or len(text) <= len(before):
             return ""
