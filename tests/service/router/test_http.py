@@ -363,3 +363,13 @@ async def test_an_address_that_is_not_meant_to_be_is_refused(listen: str) -> Non
     with pytest.raises(InvalidArgument, match="listen"):
         async with serving_http(settings, PlainTextResponse()):
             pass
+
+
+async def test_several_answers_come_as_choices(client: AsyncOpenAI, worker: FakeWorker) -> None:
+    call = asyncio.create_task(client.completions.create(model="m", prompt="hello", n=2))
+    for _ in range(2):
+        await answer(worker)
+    reply = await call
+    assert [(choice.index, choice.text) for choice in reply.choices] == [(0, ANSWER.decode()), (1, ANSWER.decode())]
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == 2 * len(ANSWER)
