@@ -148,6 +148,13 @@ class NotResumable(HekatonError):
     reason = "NOT_RESUMABLE"
 
 
+class KvLost(HekatonError):
+    """KV that was to travel cannot be used: it is computed again."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "KV_LOST"
+
+
 class EngineFailed(HekatonError):
     """The engine could not do what was asked of it; the request is at fault or the device is."""
 

@@ -184,6 +184,16 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
+class Parcel:
+    """The KV of a request on its way to another worker."""
+
+    path: str
+    """Of its file on this host; empty where KV is emulated."""
+    tokens: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class RequestStats:
     prompt_tokens: int
     completion_tokens: int

@@ -2,7 +2,7 @@
 
 import select
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from hekaton.engine.interface import StepItem
 from hekaton.engine.live import LiveRequest
 from hekaton.engine.messages import Submit
 from hekaton.engine.transformers_engine import TransformersEngine
-from hekaton.facts import Image, Logprobs, Sampling, Slo
+from hekaton.facts import Image, Logprobs, Parcel, Sampling, Slo
 
 LOAD_TIMEOUT_S = 30.0
 WIDE: dict[str, dict[str, object]] = {"gpt2": {"n_inner": 512}}
@@ -79,6 +79,8 @@ class Driver:
         self.engine = engine
         self.requests: dict[str, LiveRequest] = {}
         self.logprobs: dict[str, list[Logprobs]] = defaultdict(list)
+        self.lost: list[str] = []
+        """Whose KV came back in no state to be used."""
 
     def submit(self, request_id: str, model: str, prompt: Sequence[int], sampling: Sampling) -> None:
         command = Submit(request_id, 1, 0, model, tuple(prompt), (), sampling, Slo(1.0, 1.0), 0.0)
@@ -140,7 +142,32 @@ class Driver:
             for swap in self.engine.finished_swaps():
                 coming.remove(swap.request_id)
                 request = self.requests[swap.request_id]
+                self.lost += [swap.request_id] * bool(swap.error)
                 (request.start_over if swap.error else request.fetched)()
+
+    def hand_over(self, request_id: str, taker: "Driver", spoil: Callable[[Path], None] = lambda path: None) -> int:
+        """A request goes on at another engine, with its KV if that arrives: of how many tokens.
+
+        Both engines make parcels in one directory. `spoil` may change the parcel on its way.
+        """
+        request = self.requests.pop(request_id)
+        known, context = request.known(request.total), request.context
+        taker.requests[request_id] = request
+        exported = context and self.engine.export_kv(request_id, 1, request.model, known[:context])
+        self.engine.drop_kv(request_id)
+        request.start_over()
+        if exported and (parcel := self._exported()):
+            spoil(Path(parcel.path))
+            request.host_tokens = taker.engine.import_kv(request_id, request.model, parcel, known)
+            assert not Path(parcel.path).exists()
+        return request.host_tokens
+
+    def _exported(self) -> Parcel | None:
+        while not (exports := self.engine.finished_exports()):
+            assert select.select([self.engine.fileno()], [], [], LOAD_TIMEOUT_S)[0], "the parcel never left"
+        (export,) = exports
+        assert bool(export.parcel) != bool(export.error)
+        return export.parcel
 
     def finish(self, models: Sequence[str]) -> None:
         """Runs everything to its end, with a switch after every step."""

@@ -2,16 +2,27 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from hekaton.engine.interface import Engine
 from hekaton.engine.live import LiveRequest
-from hekaton.engine.messages import AddModel, Cancel, Ended, Event, Submit
+from hekaton.engine.messages import AddModel, Cancel, Ended, Event, HandOver, Submit
 from hekaton.errors import HekatonError, InvalidArgument, ModelNotFound, ResourceExhausted
-from hekaton.facts import ModelSpec
+from hekaton.facts import ModelSpec, Parcel
 from hekaton.policy.demands import DemandTable
 
 REMEMBERED_ENDS = 10_000
 KV_BLOCK_TOKENS = 16
+
+
+@dataclass(slots=True)
+class Travels:
+    """What became of KV that was away."""
+
+    sent: int = 0
+    received: int = 0
+    lost: int = 0
+    """It could not be written or used: computed again."""
 
 
 class Desk:
@@ -25,6 +36,9 @@ class Desk:
         self.demands = DemandTable()
         self.has_ended = False
         """A request has ended since the last `take_ended`."""
+        self.travels = Travels()
+        self._leaving: dict[tuple[str, int], LiveRequest] = {}
+        """By id and epoch: their KV is being written to a parcel."""
         self._broken: dict[str, HekatonError] = {}
         self._ended_epochs: OrderedDict[str, int] = OrderedDict()
 
@@ -60,6 +74,8 @@ class Desk:
         except HekatonError as error:
             self._end(_refused(command, error))
             return
+        if command.parcel:
+            self._import(request, command.parcel)
         self.live[request.request_id] = request
         self.demands.touch(request.model)
         self.finish_if_complete(request)
@@ -74,9 +90,29 @@ class Desk:
             self._close(request, Ended(request.request_id, request.epoch, *_counts(request), finish=request.finish))
 
     def hand_over(self, request: LiveRequest) -> None:
-        """Lets a live request go on elsewhere."""
-        if self.live.get(request.request_id) is request:
-            self._close(request, Ended(request.request_id, request.epoch, *_counts(request), handed_over=True))
+        """Lets a live request go on elsewhere: its last message comes when its KV has left."""
+        if self.live.get(request.request_id) is not request:
+            return
+        known = request.known(request.context)
+        if known and self._engine.export_kv(request.request_id, request.epoch, request.model, known):
+            self._leaving[request.request_id, request.epoch] = request
+            self._forget(request)
+            self._remember(request.request_id, request.epoch)
+        else:
+            self._close(request, _handed_over(request, None))
+
+    def exported(self) -> None:
+        """Ends those whose KV has left."""
+        for export in self._engine.finished_exports():
+            request = self._leaving.pop((export.request_id, export.epoch))
+            self.travels.sent += export.parcel is not None
+            self.travels.lost += export.parcel is None
+            self._end(_handed_over(request, export.parcel))
+
+    def leave(self, command: HandOver) -> None:
+        request = self.live.get(command.request_id)
+        if request and request.epoch == command.epoch:
+            self.hand_over(request)
 
     def fail(self, request: LiveRequest, error: HekatonError) -> None:
         self._fail(request, error.code.value[0], error.reason, error.message)
@@ -143,15 +179,28 @@ class Desk:
         self.has_ended = True
 
     def _end(self, ended: Ended) -> None:
-        self._ended_epochs[ended.request_id] = ended.epoch
-        self._ended_epochs.move_to_end(ended.request_id)
+        self._remember(ended.request_id, ended.epoch)
+        self._emit(ended)
+
+    def _remember(self, request_id: str, epoch: int) -> None:
+        self._ended_epochs[request_id] = max(epoch, self._ended_epochs.get(request_id, epoch))
+        self._ended_epochs.move_to_end(request_id)
         if len(self._ended_epochs) > REMEMBERED_ENDS:
             self._ended_epochs.popitem(last=False)
-        self._emit(ended)
+
+    def _import(self, request: LiveRequest, parcel: Parcel) -> None:
+        known = request.known(request.total)
+        request.host_tokens = self._engine.import_kv(request.request_id, request.model, parcel, known)
+        self.travels.received += request.host_tokens > 0
+        self.travels.lost += not request.host_tokens
 
 
 def _counts(request: LiveRequest) -> tuple[int, int]:
     return len(request.produced), request.preemptions
+
+
+def _handed_over(request: LiveRequest, parcel: Parcel | None) -> Ended:
+    return Ended(request.request_id, request.epoch, *_counts(request), handed_over=True, parcel=parcel)
 
 
 def _refused(command: Submit, error: HekatonError) -> Ended:

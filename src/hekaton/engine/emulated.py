@@ -4,12 +4,13 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from hekaton.engine.emulated_host import EmulatedHost
-from hekaton.engine.interface import LoadResult, Sampled, StepItem, SwapResult
+from hekaton.engine.interface import ExportResult, LoadResult, Sampled, StepItem, SwapResult
 from hekaton.engine.profiles import emulated_costs
 from hekaton.errors import EngineFailed, ModelTooLarge
-from hekaton.facts import Image, ModelSpec, Sampling
+from hekaton.facts import Image, ModelSpec, Parcel, Sampling
 from hekaton.policy.types import ModelCosts
 
 BLOCK_TOKENS = 16
@@ -82,6 +83,9 @@ class EmulatedEngine:
         self.host_kv_memory_bytes = host_kv_memory_bytes
         self._host = EmulatedHost(host_kv_memory_bytes, bandwidth_bytes_per_s / time_scale)
         self._returned: list[SwapResult] = []
+        self._exports: list[tuple[float, ExportResult]] = []
+        """With when they end, in that order."""
+        self._may_export = False
         self._weights_bytes = 0
         self._kv_bytes = 0
         self._step_deadline_s = 0.0
@@ -151,6 +155,7 @@ class EmulatedEngine:
         if self._finished or self._returned:
             return self._clock()
         ends_s = [load.end_s for load in self._loads[:1]]
+        ends_s += [end_s for end_s, _ in self._exports[:1]]
         return min([*ends_s, *self._host.ends_s()], default=None)
 
     def grow_kv(self, request_id: str, model: str, tokens: int) -> bool:
@@ -195,6 +200,35 @@ class EmulatedEngine:
     def drop_kv(self, request_id: str) -> None:
         self._host.drop(request_id)
         self._leave_device(request_id)
+
+    def export_to(self, directory: Path) -> None:
+        """Nothing is written there: emulated KV has no bytes."""
+        self._may_export = True
+
+    def export_kv(self, request_id: str, epoch: int, model: str, token_ids: Sequence[int]) -> bool:
+        if not self._may_export:
+            return False
+        tokens = len(token_ids)
+        nbytes = -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS * self._specs[model].kv_bytes_per_token
+        now = self._clock()
+        held = self._host.held(request_id).ready_s if self._host.holds(request_id) else None
+        end_s = self._host.depart(nbytes, now) if held is None else max(held, now)
+        self.drop_kv(request_id)
+        self._exports.append((end_s, ExportResult(request_id, epoch, Parcel("", tokens, nbytes))))
+        self._exports.sort(key=lambda export: export[0])
+        return True
+
+    def finished_exports(self) -> list[ExportResult]:
+        now = self._clock()
+        finished = [export for end_s, export in self._exports if end_s <= now]
+        del self._exports[: len(finished)]
+        return finished
+
+    def import_kv(self, request_id: str, model: str, parcel: Parcel, token_ids: Sequence[int]) -> int:
+        tokens = min(parcel.tokens, len(token_ids) - 1)
+        if tokens <= 0 or not self._host.adopt(request_id, model, tokens, parcel.nbytes, self._clock()):
+            return 0
+        return tokens
 
     def step(self, model: str, items: Sequence[StepItem]) -> list[Sampled | None]:
         if model not in self.resident():

@@ -42,9 +42,24 @@ class EmulatedHost:
         if self.used_bytes + nbytes > self.limit_bytes:
             return False
         self.used_bytes += nbytes
-        self._out_free_s = max(now_s, self._out_free_s) + nbytes / self._bandwidth
-        self._held[request_id] = HostedKv(model, tokens, nbytes, self._out_free_s)
+        self._held[request_id] = HostedKv(model, tokens, nbytes, self.depart(nbytes, now_s))
         return True
+
+    def adopt(self, request_id: str, model: str, tokens: int, nbytes: int, now_s: float) -> bool:
+        """Books a parcel, whose bytes are here already. False if there is no room."""
+        if self.used_bytes + nbytes > self.limit_bytes:
+            return False
+        self.used_bytes += nbytes
+        self._held[request_id] = HostedKv(model, tokens, nbytes, now_s)
+        return True
+
+    def depart(self, nbytes: int, now_s: float) -> float:
+        """Begins to copy KV into a parcel: when that ends."""
+        self._out_free_s = max(now_s, self._out_free_s) + nbytes / self._bandwidth
+        return self._out_free_s
+
+    def holds(self, request_id: str) -> bool:
+        return request_id in self._held
 
     def bring(self, request_id: str, now_s: float) -> float:
         """Begins to copy a request's KV back. How long that takes, once it has begun."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hekaton.engine.copier import Piece
-from hekaton.engine.device import Extents
-from hekaton.engine.image import ALIGN_BYTES
+from hekaton.engine.device import Extent, Extents
+from hekaton.engine.image import ALIGN_BYTES, aligned
 from hekaton.engine.kv import MAX_SLAB_BLOCKS, UNIT_BYTES, BlockShape, KvCache
 from hekaton.errors import InvalidArgument
 
@@ -29,7 +29,8 @@ class HostKv:
 
     def __init__(self, directory: Path | None, nbytes: int, slab_blocks: int = MAX_SLAB_BLOCKS) -> None:
         self.limit_bytes = nbytes // ALIGN_BYTES * ALIGN_BYTES
-        self._kv = KvCache(Extents(self.limit_bytes), 0, least_blocks=slab_blocks)
+        self._books = Extents(self.limit_bytes)
+        self._kv = KvCache(self._books, 0, least_blocks=slab_blocks)
         self._backed = bytearray(-(-self.limit_bytes // CHUNK_BYTES))
         """1 for each part of the file that has memory."""
         self._descriptor: int | None = None
@@ -44,8 +45,8 @@ class HostKv:
 
     @property
     def assigned_bytes(self) -> int:
-        """Of slabs."""
-        return self._kv.slab_bytes
+        """Of slabs, and of parcels."""
+        return self.limit_bytes - self._books.free_bytes
 
     @property
     def used_bytes(self) -> int:
@@ -84,7 +85,16 @@ class HostKv:
         moved = self._kv.squeeze(shape)
         return [(self.place(old, shape), self.place(new, shape)) for old, new in moved.items()]
 
+    def reserve(self, nbytes: int) -> Extent | None:
+        """Room in the books for a parcel, whose bytes are in a file of its own. None if there is none."""
+        return self._books.allocate(aligned(nbytes))
+
+    def free(self, room: Extent) -> None:
+        """A parcel is gone."""
+        self._books.free(room)
+
     def check_integrity(self) -> None:
+        self._books.check_integrity()
         self._kv.check_integrity()
 
     def close(self) -> None:

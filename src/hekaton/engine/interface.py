@@ -7,9 +7,10 @@ adapter to an external engine would be a third.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from hekaton.facts import Image, Logprobs, ModelSpec, Sampling
+from hekaton.facts import Image, Logprobs, ModelSpec, Parcel, Sampling
 from hekaton.policy.types import ModelCosts
 
 
@@ -52,6 +53,16 @@ class SwapResult:
     """KV has come back from the host, or, with an error, is lost: compute it again."""
 
     request_id: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """KV has left in a parcel, or, with an error, is lost."""
+
+    request_id: str
+    epoch: int
+    parcel: Parcel | None
     error: str = ""
 
 
@@ -117,6 +128,24 @@ class Engine(Protocol):
 
     def finished_swaps(self) -> list[SwapResult]:
         """KV that has come back since the last call."""
+
+    def export_to(self, directory: Path) -> None:
+        """Where parcels are made from now on."""
+
+    def export_kv(self, request_id: str, epoch: int, model: str, token_ids: Sequence[int]) -> bool:
+        """Starts to put the KV of these tokens, a request's first, into a parcel; its room is free at once.
+
+        False, and nothing changed, if no parcel can be made.
+        """
+
+    def finished_exports(self) -> list[ExportResult]:
+        """KV that has left since the last call."""
+
+    def import_kv(self, request_id: str, model: str, parcel: Parcel, token_ids: Sequence[int]) -> int:
+        """Takes a parcel in, as KV on the host: for how many of these tokens. Its name is gone then, used or not.
+
+        0 if there is no room, or if it is not the KV of these tokens.
+        """
 
     def step(self, model: str, items: Sequence[StepItem]) -> list[Sampled | None]:
         """Runs one step of a startable model. One sampled token per item (None where sampling is None).

@@ -59,6 +59,7 @@ class EngineMemory:
             if request is None:
                 continue
             if swap.error:
+                self._desk.travels.lost += 1
                 request.start_over()
             else:
                 request.fetched()

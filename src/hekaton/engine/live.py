@@ -104,6 +104,10 @@ class LiveRequest:
             return self.prompt[start:end]
         return self.prompt[start:] + tuple(self.produced[max(start - prompt, 0) : end - prompt])
 
+    def known(self, count: int) -> tuple[int, ...]:
+        """Its first `count` tokens, of prompt and output."""
+        return (self.prompt + tuple(self.produced))[:count]
+
     def view(self) -> RequestView:
         return RequestView(
             request_id=self.request_id,

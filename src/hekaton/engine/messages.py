@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from hekaton.facts import FinishReason, Image, Logprobs, ModelSpec, Sampling, Slo, TurnRecord
+from hekaton.facts import FinishReason, Image, Logprobs, ModelSpec, Parcel, Sampling, Slo, TurnRecord
 from hekaton.policy.types import ModelCosts
 
 HEADER = struct.Struct(">I")
@@ -67,6 +67,8 @@ class Submit(Message, frozen=True):
     """Time since acceptance; due times count from then."""
     suspect: bool = False
     """An engine died in a step with it."""
+    parcel: Parcel | None = None
+    """KV that an earlier attempt has left."""
 
 
 class Cancel(Message, frozen=True):
@@ -76,11 +78,24 @@ class Cancel(Message, frozen=True):
     epoch: int
 
 
+class HandOver(Message, frozen=True):
+    """Lets a request go on elsewhere, with its KV. Answered by Ended(handed_over), or by nothing if it is not live."""
+
+    request_id: str
+    epoch: int
+
+
+class ParcelsAt(Message, frozen=True):
+    """Where KV may be left for other workers."""
+
+    directory: str
+
+
 class Stop(Message, frozen=True):
     """Finish the step, then exit."""
 
 
-Command = AddModel | RemoveModel | ImageReady | ImageFailed | Submit | Cancel | Stop
+Command = AddModel | RemoveModel | ImageReady | ImageFailed | Submit | Cancel | HandOver | ParcelsAt | Stop
 
 
 # ---- engine → worker
@@ -140,7 +155,9 @@ class Ended(Message, frozen=True):
     finish: FinishReason | None = None
     cancelled: bool = False
     handed_over: bool = False
-    """It goes on on a decode worker."""
+    """It goes on on another worker."""
+    parcel: Parcel | None = None
+    """Its KV, if it was handed over and has any."""
     error_code: int = 0
     """A gRPC status code if the request failed."""
     error_reason: str = ""
@@ -176,6 +193,13 @@ class Status(Message, frozen=True):
     costs: dict[str, ModelCosts] = {}
     """Of models that have been on the device: those that are new here or have changed."""
     host_kv_bytes: int = 0
+    prefilled_tokens: int = 0
+    """Computed of prompts, again or for the first time."""
+    kv_sent: int = 0
+    """Requests that left with their KV."""
+    kv_received: int = 0
+    kv_lost: int = 0
+    """Requests whose KV was away, in host memory or in a parcel, and could not be used."""
 
 
 Event = Ready | WantImage | ImageDropped | Started | Step | Ended | TurnEnded | LoadEnded | Status

@@ -1,8 +1,9 @@
 """Says what is on the device: when it has changed, and once a second while there is work."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
+from hekaton.engine.desk import Desk
 from hekaton.engine.interface import Engine
 from hekaton.engine.live import LiveRequest
 from hekaton.engine.messages import Event, Status
@@ -22,8 +23,9 @@ class Reporter:
         self._costs: dict[str, ModelCosts] = {}
         """As they were told last."""
 
-    def report(self, running: str, live: Mapping[str, LiveRequest], log: TurnLog, now_s: float) -> None:
+    def report(self, running: str, desk: Desk, log: TurnLog, now_s: float) -> None:
         """Emits a Status if one is due. `running` is the turn's model, or empty."""
+        live, travels = desk.live, desk.travels
         state = (running, self._engine.resident(), self._engine.loading())
         overdue = bool(live) and now_s - self._reported_s >= STATUS_INTERVAL_S
         if state == self._reported and not overdue:
@@ -44,6 +46,10 @@ class Reporter:
                 prefill_tokens=_prefill_tokens(live.values()),
                 costs=self._changed_costs(),
                 host_kv_bytes=self._engine.host_kv_bytes(),
+                prefilled_tokens=log.prefilled_tokens,
+                kv_sent=travels.sent,
+                kv_received=travels.received,
+                kv_lost=travels.lost,
             )
         )
 

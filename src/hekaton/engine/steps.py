@@ -69,7 +69,7 @@ class Steps:
                 outputs.append(_output(request, result))
                 request.produced.append(result.token_id)
                 stepped.append(request)
-        self._log.stepped(turn, len(outputs))
+        self._log.stepped(turn, len(outputs), sum(_prefilled(share) for share in shares))
         if outputs:
             self._emit(Step(turn.model, tuple(outputs)))
         for request, error in failed:
@@ -83,3 +83,9 @@ class Steps:
 def _output(request: LiveRequest, sampled: Sampled) -> StepOutput:
     logprobs = (sampled.logprobs,) if sampled.logprobs else ()
     return StepOutput(request.request_id, request.epoch, len(request.produced), (sampled.token_id,), logprobs)
+
+
+def _prefilled(share: Share) -> int:
+    """Tokens of a prompt, or of what is computed again."""
+    fed = len(share.item.token_ids)
+    return 0 if fed == 1 and share.item.start else fed

@@ -1,19 +1,30 @@
-"""KV that leaves a device for its host, and comes back: block by block, on the copy thread.
+"""KV that leaves a device, for its host or in a parcel, and comes back: block by block, on the copy thread.
 
 Books are changed at once, bytes follow in the order in which they were asked for. So what the copy thread brings next
 to a place finds it left; what steps write there themselves waits for that in `await_departed`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from hekaton.engine.copier import Copier, CopyJob
+from hekaton.engine.device import Extent
 from hekaton.engine.hostkv import HostKv
-from hekaton.engine.interface import SwapResult
+from hekaton.engine.interface import ExportResult, SwapResult
 from hekaton.engine.kv import BLOCK_TOKENS, UNIT_BYTES, BlockShape, KvCache
+from hekaton.engine.parcel import ParcelReader, ParcelWriter
+from hekaton.facts import Parcel
+
+
+@dataclass(frozen=True, slots=True)
+class _Received:
+    """A parcel that has come, and the host memory that it is booked in."""
+
+    reader: ParcelReader
+    room: Extent
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -29,6 +40,24 @@ class _Out(CopyJob):
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
+class _Send(_Out):
+    parcel: ParcelWriter
+    expected: Sequence[int] | None
+    """Checksums of KV that comes from the host."""
+    received: _Received | None
+    """A parcel that it comes from."""
+
+    def copied(self, source: Tensor, target: Tensor) -> None:
+        self.sums.append(_checksum(target))
+        if self.expected is not None and self.sums[-1] != self.expected[self.done]:
+            raise RuntimeError(f"KV of request {self.name} is not what was written to host memory")
+        try:
+            self.parcel.write(self.done, target.numpy().data)
+        except OSError as error:
+            raise RuntimeError(f"KV of request {self.name} cannot be written: {error.strerror}") from error
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
 class _In(CopyJob):
     sums: Sequence[int]
 
@@ -39,16 +68,18 @@ class _In(CopyJob):
 
 @dataclass(slots=True)
 class _Held:
-    """A request's KV on the host."""
+    """A request's KV off the device: on the host, or in a parcel."""
 
     tokens: int
     shape: BlockShape
-    out: _Out
+    sums: Sequence[int]
+    out: _Out | None = None
+    received: _Received | None = None
     back: _In | None = None
 
 
 class Swaps:
-    """Moves the KV of requests between the device's `buffer` and `host`."""
+    """Moves the KV of requests between the device's `buffer`, `host` and parcels."""
 
     def __init__(self, kv: KvCache, buffer: Tensor, host: HostKv, copier: Copier) -> None:
         self._kv = kv
@@ -67,7 +98,7 @@ class Swaps:
         places = self._host.table(request_id)
         pieces = ((self._place(block, shape), self._host.place(host, shape)) for block, host in _pairs(blocks, places))
         job = _Out(name=request_id, pieces=pieces, urgent=True, blocks=blocks, shape=shape)
-        self._held[request_id] = _Held(tokens, shape, job)
+        self._held[request_id] = _Held(tokens, shape, job.sums, job)
         self._leaving.append(job)
         self._kv.drop(request_id)
         self._copier.submit(job)
@@ -76,16 +107,53 @@ class Swaps:
     def bring(self, request_id: str) -> None:
         """Begins to copy a request's KV back, to blocks that it has been given on the device."""
         held = self._held[request_id]
-        shape, places = held.shape, self._host.table(request_id)
-        blocks = self._kv.table(request_id)[: len(places)]
-        pieces = ((self._host.place(host, shape), self._place(block, shape)) for block, host in _pairs(blocks, places))
-        held.back = _In(name=request_id, pieces=pieces, urgent=True, sums=held.out.sums)
+        blocks = self._kv.table(request_id)[: -(-held.tokens // BLOCK_TOKENS)]
+        targets = [self._place(block, held.shape) for block in blocks]
+        pieces = ((source, target) for target, source in zip(targets, self._sources(request_id, held), strict=False))
+        held.back = _In(name=request_id, pieces=pieces, urgent=True, sums=held.sums)
         self._copier.submit(held.back)
 
     def held(self, request_id: str) -> tuple[BlockShape, int]:
-        """Shape and tokens of a request's KV on the host. Raises KeyError if there is none."""
+        """Shape and tokens of a request's KV off the device. Raises KeyError if there is none."""
         held = self._held[request_id]
         return held.shape, held.tokens
+
+    def shape(self, request_id: str) -> BlockShape:
+        """Of a request's KV, wherever it is. Raises KeyError if there is none."""
+        held = self._held.get(request_id)
+        return held.shape if held else self._kv.shape(request_id)
+
+    def send(self, request_id: str, parcel: ParcelWriter) -> None:
+        """Begins to write a request's KV, wherever it is, into a parcel."""
+        held, shape = self._held.pop(request_id, None), parcel.manifest.shape
+        if held and held.back:
+            self._copier.cancel(held.back)
+        blocks = [] if held else self._kv.table(request_id)[: parcel.manifest.blocks]
+        sources = self._sources(request_id, held) if held else (self._place(block, shape) for block in blocks)
+        staging = torch.empty(shape.nbytes, dtype=torch.uint8)
+        job = _Send(
+            name=request_id,
+            pieces=((source, staging) for source, _ in zip(sources, range(parcel.manifest.blocks), strict=False)),
+            urgent=True,
+            blocks=blocks,
+            shape=shape,
+            parcel=parcel,
+            expected=held.sums if held else None,
+            received=held.received if held else None,
+        )
+        self._leaving.append(job)
+        self._copier.submit(job)
+        self._kv.drop(request_id)
+        self._leave_host(request_id, held.received if held else None)
+
+    def receive(self, request_id: str, parcel: ParcelReader, tokens: int) -> bool:
+        """Holds a parcel as a request's KV on the host, of its first `tokens` tokens. False if that has no room."""
+        room = self._host.reserve(parcel.nbytes)
+        if room is None:
+            return False
+        received = _Received(parcel, room)
+        self._held[request_id] = _Held(tokens, parcel.manifest.shape, parcel.sums, received=received)
+        return True
 
     def drop(self, request_id: str) -> None:
         """Forgets a request's KV on the host, and ends its copies; unknown ids are ignored."""
@@ -94,13 +162,16 @@ class Swaps:
             for job in (held.out, held.back):
                 if job is not None:
                     self._copier.cancel(job)
+            if held.received:
+                held.received.reader.close()
             self._leaving = [job for job in self._leaving if not job.ended]
-            if moves := self._host.drop(request_id):
-                self._copier.submit(CopyJob(name="", pieces=iter(moves), urgent=True))
+            self._leave_host(request_id, held.received)
 
-    def ended(self, job: CopyJob) -> SwapResult | None:
-        """Books a copy that has ended. What has come back is told; then the host's room is free."""
+    def ended(self, job: CopyJob) -> SwapResult | ExportResult | None:
+        """Books a copy that has ended. What has come back, or has left for good, is told; then its room is free."""
         self._leaving = [one for one in self._leaving if not one.ended]
+        if isinstance(job, _Send):
+            return _sent(job)
         held = self._held.get(job.name)
         if held is None or held.back is not job:
             return None
@@ -108,7 +179,7 @@ class Swaps:
         return SwapResult(job.name, job.error)
 
     def await_departed(self, blocks: Iterable[int], shape: BlockShape) -> None:
-        """Returns when nothing on its way to the host lies in these places any more."""
+        """Returns when nothing on its way off the device lies in these places any more."""
         starts = list(blocks)
         for job in self._leaving:
             theirs = [
@@ -125,8 +196,56 @@ class Swaps:
         for job in (*self._leaving, *coming):
             self._copier.wait(job)
 
+    def close(self) -> None:
+        """Once nothing is copied any more: parcels in the making are gone."""
+        for request_id in list(self._held):
+            self.drop(request_id)
+        for job in self._leaving:
+            if isinstance(job, _Send):
+                _sent(job)
+
+    def _sources(self, request_id: str, held: _Held) -> Iterator[Tensor]:
+        """The blocks of KV that is off the device."""
+        if held.received:
+            return _read(held.received.reader, held.shape)
+        return (self._host.place(place, held.shape) for place in list(self._host.table(request_id)))
+
+    def _leave_host(self, request_id: str, received: _Received | None) -> None:
+        if received:
+            self._host.free(received.room)
+        if moves := self._host.drop(request_id):
+            self._copier.submit(CopyJob(name="", pieces=iter(moves), urgent=True))
+
     def _place(self, block: int, shape: BlockShape) -> Tensor:
         return self._buffer[block * UNIT_BYTES :][: shape.nbytes]
+
+
+def _sent(job: _Send) -> ExportResult:
+    """Gives a parcel its name, if all of it is there."""
+    writer, manifest = job.parcel, job.parcel.manifest
+    error = job.error if job.ended else "not written to its end"
+    try:
+        if not error:
+            writer.commit(job.sums)
+    except OSError as failure:
+        error = f"no parcel {writer.path.name}: {failure.strerror}"
+    finally:
+        writer.close()
+        if job.received:
+            job.received.reader.close()
+    parcel = None if error else Parcel(str(writer.path), manifest.tokens, writer.nbytes)
+    return ExportResult(manifest.request_id, manifest.epoch, parcel, error)
+
+
+def _read(reader: ParcelReader, shape: BlockShape) -> Iterator[Tensor]:
+    """The blocks of a parcel, one after the other in the same place."""
+    staging = torch.empty(shape.nbytes, dtype=torch.uint8)
+    for index in range(reader.manifest.blocks):
+        try:
+            reader.read(index, staging.numpy().data)
+        except OSError as error:
+            raise RuntimeError(f"KV of request {reader.manifest.request_id} cannot be read: {error}") from error
+        yield staging
 
 
 def _pairs(blocks: list[int], places: list[int]) -> list[tuple[int, int]]:

@@ -18,16 +18,17 @@ from hekaton.engine.copier import Copier, CopyJob, chunks
 from hekaton.engine.device import Extent, Extents
 from hekaton.engine.hostkv import HostKv
 from hekaton.engine.image import ALIGN_BYTES
-from hekaton.engine.interface import LoadResult, Sampled, StepItem, SwapResult
+from hekaton.engine.interface import ExportResult, LoadResult, Sampled, StepItem, SwapResult
 from hekaton.engine.kv import BLOCK_TOKENS, BlockShape, KvCache
 from hekaton.engine.meter import Meter
+from hekaton.engine.parcel import Manifest, ParcelReader, ParcelWriter, keys_of
 from hekaton.engine.sampler import sample
 from hekaton.engine.skeleton import Skeleton
 from hekaton.engine.supported import kv_size
 from hekaton.engine.swaps import Swaps
 from hekaton.engine.weights import Gate, check_image, gated, gates, mapped, move, parameters, shift
-from hekaton.errors import EngineFailed, ModelTooLarge
-from hekaton.facts import Image, ModelSpec
+from hekaton.errors import EngineFailed, KvLost, ModelTooLarge
+from hekaton.facts import Image, ModelSpec, Parcel
 from hekaton.policy.types import ModelCosts
 
 MAX_SLAB_BYTES = 16 << 20
@@ -81,6 +82,8 @@ class TransformersEngine:
         self._swaps = Swaps(self._kv, self._buffer, self._host, self._copier)
         self._loads: list[LoadResult] = []
         self._returns: list[SwapResult] = []
+        self._exports: list[ExportResult] = []
+        self._parcels: Path | None = None
         self._models: dict[str, _Model] = {}
         self._skeletons: dict[tuple[str, str], Skeleton] = {}
         self._pages: dict[BlockShape, attention.Pages] = {}
@@ -168,6 +171,11 @@ class TransformersEngine:
         returns, self._returns = self._returns, []
         return returns
 
+    def finished_exports(self) -> list[ExportResult]:
+        self._collect()
+        exports, self._exports = self._exports, []
+        return exports
+
     def fileno(self) -> int:
         return self._copier.fileno()
 
@@ -200,6 +208,38 @@ class TransformersEngine:
         self._end_kernels()
         self._swaps.bring(request_id)
         return True
+
+    def export_to(self, directory: Path) -> None:
+        self._parcels = directory
+
+    def export_kv(self, request_id: str, epoch: int, model: str, token_ids: Sequence[int]) -> bool:
+        if self._parcels is None:
+            return False
+        digest, shape = self._models[model].spec.digest, self._swaps.shape(request_id)
+        manifest = Manifest(request_id, epoch, digest, shape, len(token_ids), keys_of(token_ids))
+        try:
+            writer = ParcelWriter(self._parcels, manifest)
+        except OSError:
+            return False
+        self._end_kernels()
+        self._swaps.send(request_id, writer)
+        return True
+
+    def import_kv(self, request_id: str, model: str, parcel: Parcel, token_ids: Sequence[int]) -> int:
+        path = Path(parcel.path)
+        try:
+            reader = ParcelReader(path)
+        except KvLost:
+            path.unlink(missing_ok=True)
+            return 0
+        path.unlink(missing_ok=True)
+        manifest, spec = reader.manifest, self._models[model].spec
+        fits = (manifest.request_id, manifest.model_digest) == (request_id, spec.digest)
+        tokens = manifest.covers(token_ids) if fits and _is_of(manifest.shape, spec) else 0
+        if not tokens or not self._swaps.receive(request_id, reader, tokens):
+            reader.close()
+            return 0
+        return tokens
 
     def bind(self, model: str) -> tuple[Skeleton, BlockShape]:
         """Makes a model on the device the one that its module tree computes; nothing is copied. `step` calls it."""
@@ -259,6 +299,7 @@ class TransformersEngine:
         for name in list(self._models):
             self.remove_model(name)
         self._copier.close()
+        self._swaps.close()
         self._host.close()
 
     def _forward(
@@ -290,8 +331,12 @@ class TransformersEngine:
                 self._loads.append(LoadResult(job.name, job.duration_s, model.spec.weight_bytes, job.error))
                 if job.error:
                     self.evict(job.name)
-            elif returned := self._swaps.ended(job):
-                self._returns.append(returned)
+                continue
+            ended = self._swaps.ended(job)
+            if isinstance(ended, ExportResult):
+                self._exports.append(ended)
+            elif ended:
+                self._returns.append(ended)
                 if job.error:
                     self._kv.drop(job.name)
 
@@ -337,7 +382,9 @@ class TransformersEngine:
 
     def _pages_of(self, shape: BlockShape) -> attention.Pages:
         if shape not in self._pages:
-            self._pages[shape] = attention.Pages(self._buffer, shape)
+            # A step may be the first to ask, where all KV has come from elsewhere: no inference tensors.
+            with torch.inference_mode(False):
+                self._pages[shape] = attention.Pages(self._buffer, shape)
         return self._pages[shape]
 
     def _skeleton(self, config_json: str, dtype: str) -> Skeleton:
@@ -352,6 +399,12 @@ def _look_at(model: _Model, start: int) -> None:
     if start != model.views_at:
         shift(model.parameters.values(), start - model.views_at)
         model.views_at = start
+
+
+def _is_of(shape: BlockShape, spec: ModelSpec) -> bool:
+    """The digest covers the configuration; this is for a parcel that lies about its blocks."""
+    nbytes = 2 * shape.layers * shape.kv_heads * shape.head_size * shape.itemsize
+    return shape.dtype == spec.dtype and nbytes == spec.kv_bytes_per_token
 
 
 def _block_shape(skeleton: Skeleton, dtype: str) -> BlockShape:

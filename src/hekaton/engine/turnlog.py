@@ -31,16 +31,19 @@ class TurnLog:
     index: int = 0
     switches: int = 0
     tokens: int = 0
+    prefilled_tokens: int = 0
+    """Of prompts, or of what is computed again."""
     last_model: str = ""
     _copied: dict[str, int] = field(default_factory=dict)
 
     def loaded(self, model: str, copied_bytes: int) -> None:
         self._copied[model] = self._copied.get(model, 0) + copied_bytes
 
-    def stepped(self, turn: OpenTurn, tokens: int) -> None:
+    def stepped(self, turn: OpenTurn, tokens: int, prefilled_tokens: int) -> None:
         turn.steps += 1
         turn.tokens += tokens
         self.tokens += tokens
+        self.prefilled_tokens += prefilled_tokens
 
     def close(self, turn: OpenTurn, first_step_s: float, now_s: float, preempted: tuple[str, ...]) -> TurnRecord:
         """The record of a turn that has ended."""

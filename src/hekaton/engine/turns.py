@@ -6,6 +6,7 @@ one pass, with at most one step in it. Preemption needs no work: a request's sta
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 from hekaton.engine.batch import Stepper
 from hekaton.engine.desk import Desk
@@ -17,9 +18,11 @@ from hekaton.engine.messages import (
     Cancel,
     Command,
     Event,
+    HandOver,
     ImageFailed,
     ImageReady,
     LoadEnded,
+    ParcelsAt,
     RemoveModel,
     Stop,
     Submit,
@@ -92,6 +95,10 @@ class TurnLoop:
                 self._desk.submit(command, self._clock())
             case Cancel():
                 self._desk.cancel(command)
+            case HandOver():
+                self._desk.leave(command)
+            case ParcelsAt(directory=directory):
+                self._engine.export_to(Path(directory))
             case Stop():
                 self._leave(self._clock())
                 self.stopping = True
@@ -129,13 +136,14 @@ class TurnLoop:
         now = self._clock()
         self._collect_loads()
         self._undecided |= self._memory.returned()
+        self._desk.exported()
         if self._must_decide(now):
             self._decide(now)
             self._images.sweep(self._desk.models())
             self.check_integrity()
         stepped = self._turn is not None and self._turn.model in self._engine.startable() and self._step(self._turn)
         running = self._turn.model if self._turn else ""
-        self._reporter.report(running, self._desk.live, self._log, self._clock())
+        self._reporter.report(running, self._desk, self._log, self._clock())
         return stepped or self._undecided
 
     def wake_s(self) -> float | None:

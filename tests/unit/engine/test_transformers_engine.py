@@ -257,7 +257,9 @@ def break_blocks(engine: TransformersEngine, model: str, streams: list[str], mut
         engine._swaps.settle()
         for stream in streams:
             engine._host.place(engine._host.table(stream)[2], shape).zero_()
-            engine._swaps._held[stream].out.sums[2] = 0
+            sums = engine._swaps._held[stream].sums
+            assert isinstance(sums, list)
+            sums[2] = 0
         return
     cache = engine._pages_of(shape).blocks
     blocks = [engine._kv.table(stream)[2] for stream in streams]
