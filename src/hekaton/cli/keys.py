@@ -11,7 +11,7 @@ from rich.table import Table
 from hekaton.cli.common import console, fail, run
 from hekaton.facts import Tenant
 from hekaton.store.connect import connect
-from hekaton.store.tenants import StoredKey, Tenants
+from hekaton.store.tenants import KEY_ID_CHARS, StoredKey, Tenants
 
 app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 T = TypeVar("T")
@@ -48,7 +48,8 @@ def list_keys(redis_url: Redis) -> None:
 
     table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("key", "tenant", "created", "admin", "models", "requests/min", "tokens/min", "concurrent"):
-        table.add_column(column)
+        # An id is for copying: whole, whatever the terminal's width.
+        table.add_column(column, no_wrap=column == "key", min_width=KEY_ID_CHARS if column == "key" else None)
     for key, tenant in _with(redis_url, work):
         created = datetime.fromtimestamp(key.created, UTC).isoformat(" ", "minutes")
         table.add_row(key.key_id, key.tenant, created, *(_facts(tenant) if tenant else ()))

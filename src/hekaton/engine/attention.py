@@ -120,7 +120,7 @@ class Group:
 
 @dataclass(slots=True)
 class StepPlan:
-    """Where the tokens of one step go and what they see: tensors alone, made once a step.
+    """Where the tokens of one step go and what they see, made once a step.
 
     A captured graph would keep them at fixed addresses, one plan a batch bucket, and write other numbers into them.
     """

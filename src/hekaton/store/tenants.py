@@ -17,6 +17,7 @@ from hekaton.store.scripts import Script
 
 PREFIX = "hk"
 ID_BYTES, SECRET_BYTES = 6, 32
+KEY_ID_CHARS = 2 * ID_BYTES
 
 
 @dataclass(frozen=True, slots=True)

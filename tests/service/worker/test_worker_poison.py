@@ -98,7 +98,8 @@ async def test_a_killed_engine_is_nobodys_fault(driven: Driven, redis: Redis) ->
 
 async def test_a_step_that_hangs_is_ended_and_so_is_its_request(redis: Redis, redis_server: EmbeddedRedis) -> None:
     async with (
-        running_worker(redis_server.url, redis, "w1", hung_step_s=0.002) as worker,
+        # Every step takes 7 ms and more.
+        running_worker(redis_server.url, redis, "w1", hung_step_s=0.003, time_scale=1.0) as worker,
         commander(worker.address) as scheduler,
         listener(worker.address) as router,
     ):
