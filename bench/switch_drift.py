@@ -3,9 +3,11 @@
 import os
 import random
 import tempfile
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from bench.weights import SHARED_MEMORY, begin_load, finish_load, write_checkpoint
 from hekaton.engine.build import build
@@ -15,8 +17,8 @@ from hekaton.facts import Image, ModelSpec, Sampling
 
 RESIDENT = 3
 """Models that the device holds."""
-WARM_UP = 0.2
-"""Share of the switches before memory is looked at first."""
+WARM_UP, LOOK = 0.2, 0.1
+"""Shares of the switches: before memory is looked at, and over which it is. What a step needs comes and goes in it."""
 SHAPES: tuple[dict[str, object], ...] = tuple(
     {
         "vocab_size": 1024,
@@ -39,7 +41,7 @@ class Drift:
     models: int
     resident: int
     drift: float
-    """Of the process's resident bytes from after the warm-up to the end, images unmapped; a share."""
+    """Of the process's resident bytes from after the warm-up to the end, images unmapped; a share, of two medians."""
     left_files: int
     """In shared memory."""
     left_descriptors: int
@@ -79,10 +81,8 @@ def _switch_about(
 ) -> tuple[dict[str, set[Sampled | None]], _Held, _Held]:
     rng = random.Random(seed)
     tokens: dict[str, set[Sampled | None]] = {}
-    first = _held()
-    for number in range(switches):
-        if number == int(switches * WARM_UP):
-            first = _held()
+    held: list[_Held] = []
+    for _ in range(switches):
         model = str(rng.randrange(len(images)))
         _switch(engine, model, images[int(model)], rng)
         if not engine.grow_kv("r", model, len(PROMPT)):
@@ -90,7 +90,13 @@ def _switch_about(
         tokens.setdefault(model, set()).update(engine.step(model, [StepItem("r", PROMPT, 0, GREEDY, 0)]))
         engine.drop_kv("r")
         engine.check_integrity()
-    return tokens, first, _held()
+        held.append(_held())
+    warm, look = int(switches * WARM_UP), int(switches * LOOK)
+    return tokens, _median(held[warm : warm + look]), _median(held[-look:])
+
+
+def _median(held: Sequence[_Held]) -> _Held:
+    return _Held(int(median(one.nbytes for one in held)), held[-1].descriptors)
 
 
 def _switch(engine: TransformersEngine, model: str, image: Image, rng: random.Random) -> None:
