@@ -7,6 +7,16 @@ from tokenizers import Tokenizer
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
+def byte_alphabet() -> dict[str, int]:
+    """GPT-2's letters for the bytes: those that print stand for themselves, the others for letters from 256 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [value for value in range(256) if value not in printable]
+    return {chr(value): value for value in printable} | {chr(256 + i): value for i, value in enumerate(others)}
+
+
+ALPHABET = byte_alphabet()
+
+
 class Decoding:
     """How a tokenizer turns ids into text; made once, used by many detokenisers."""
 
@@ -19,6 +29,7 @@ class Decoding:
         """Tokens of one raw byte. A decoder judges a run of them as a whole: one bad byte spoils the run."""
         self._visible: set[int] = set()
         self._alone: dict[int, str] = {}
+        self._spelled: dict[tuple[int, bool], tuple[str, bytes]] = {}
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Whole text of ids, special tokens skipped."""
@@ -33,9 +44,34 @@ class Decoding:
             text = self._alone[token_ids[0]] = self.decode(token_ids)
         return text
 
+    def spelled(self, token_id: int, first: bool) -> tuple[str, bytes]:
+        """Text and bytes of one token, the `first` of its output or not; a special one is called by its name."""
+        known = self._spelled.get((token_id, first))
+        if known is None:
+            text = self._text_of(token_id, first)
+            known = self._spelled[token_id, first] = text, self._bytes_of(token_id, text)
+        return known
+
     def visible(self, token_ids: Sequence[int]) -> list[int]:
         """Those that have a part in the text: neither special nor unknown."""
         return [token_id for token_id in token_ids if token_id in self._visible or self._is_visible(token_id)]
+
+    def _text_of(self, token_id: int, first: bool) -> str:
+        if token_id in self._special:
+            return self._tokenizer.id_to_token(token_id) or ""
+        alone = self.decode([token_id])
+        # A decoder may take the space from the beginning of a text: what the token adds to itself has it still.
+        return alone if first or REPLACEMENT in alone else self.decode([token_id, token_id])[len(alone) :]
+
+    def _bytes_of(self, token_id: int, text: str) -> bytes:
+        if REPLACEMENT not in text:
+            return text.encode()
+        token = self._tokenizer.id_to_token(token_id) or ""
+        if token_id in self.byte_ids:
+            return bytes([int(token[3:5], 16)])
+        if all(letter in ALPHABET for letter in token):
+            return bytes(ALPHABET[letter] for letter in token)
+        return text.encode()
 
     def _is_visible(self, token_id: int) -> bool:
         if token_id in self._special or self._tokenizer.id_to_token(token_id) is None:

@@ -57,6 +57,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             async for event in events:
                 yield event
 
+    async def decoding(self, model: str, budget_s: float) -> Decoding:
+        """How a model that can serve turns ids into text."""
+        entry, spec = await self._intake.model(model, budget_s)
+        return (await self._intake.tokenizers.get(entry, spec)).decoding
+
     async def _output(self, record: RequestRecord, admitted: Admitted, ends_s: float) -> Events:
         """One output, from its acceptance to its end."""
         clock = asyncio.get_running_loop().time

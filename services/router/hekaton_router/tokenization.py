@@ -18,7 +18,7 @@ from hekaton.errors import InvalidArgument
 from hekaton.facts import CatalogEntry, ModelSpec
 from hekaton.v1 import memory_pb2
 from hekaton_router.admission import EMULATED
-from hekaton_router.detokenizer import Decoding
+from hekaton_router.detokenizer import Decoding, byte_alphabet
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -97,11 +97,7 @@ class TokenizerCache:
 
 def byte_codec() -> TextCodec:
     """For emulated models: token id i is byte i."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    # GPT-2's alphabet: bytes that print stand for themselves, the others for letters from 256 on.
-    others = [value for value in range(256) if value not in printable]
-    vocab = {chr(value): value for value in printable} | {chr(256 + i): value for i, value in enumerate(others)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer = Tokenizer(models.BPE(vocab=byte_alphabet(), merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"

@@ -17,6 +17,7 @@ from hekaton.config import RouterSettings
 from hekaton.rpc.errors import known_error
 from hekaton.rpc.interceptors import recorded_span
 from hekaton.v1 import inference_pb2 as pb
+from hekaton_router.detokenizer import Decoding
 from hekaton_router.http.dialect import Dialect, Progress
 from hekaton_router.http.errors import body_of, response_of
 from hekaton_router.http.exchange import EventStream, attended, read_body
@@ -29,6 +30,8 @@ class Generator(Protocol):
     """The router's one way to generate: what the gRPC service does, with the budget in seconds."""
 
     def generate(self, request: pb.GenerateRequest, budget_s: float) -> AsyncGenerator[pb.GenerateResponse]: ...
+
+    async def decoding(self, model: str, budget_s: float) -> Decoding: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,15 @@ class CompletionEndpoint(Generic[C]):
         if body.user:
             attributes[telemetry.USER] = body.user
             structlog.contextvars.bind_contextvars(user=body.user)
-        with recorded_span(f"{self.operation} {body.model}", parent, SpanKind.SERVER, attributes):
+        with recorded_span(f"{self.operation} {body.model}", parent, SpanKind.SERVER, attributes) as span:
             budget_s = min(body.deadline_s or self.settings.default_deadline_s, self.settings.max_deadline_s)
             async with aclosing(self.generator.generate(self.translate(body), budget_s)) as events:
                 # The first event is the acceptance: what is refused before it gets a status of its own.
-                progress = Progress(body.model, body.n or 1, (await anext(events)).accepted)
+                accepted = (await anext(events)).accepted
+                span.set_attribute(telemetry.GEN_AI_OPERATION, self.operation)
+                asked = body.likeliest is not None
+                decoding = await self.generator.decoding(body.model, budget_s) if asked else None
+                progress = Progress(body.model, body.n or 1, accepted, decoding)
                 if body.stream:
                     await self._stream(request, body, events, progress, send)
                 else:

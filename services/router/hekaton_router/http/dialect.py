@@ -7,15 +7,19 @@ from typing import Protocol
 from hekaton import facts
 from hekaton.rpc import convert
 from hekaton.v1 import inference_pb2 as pb
+from hekaton_router.detokenizer import Decoding
+from hekaton_router.http.logprobs import characters, chat_logprobs, text_logprobs
 from hekaton_router.http.replies import (
     AssistantMessage,
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
+    ChatLogprobs,
     ChatReply,
     Delta,
     FinishReason,
     TextChoice,
+    TextLogprobs,
     TextReply,
     Usage,
 )
@@ -25,6 +29,8 @@ REASONS: dict[facts.FinishReason, FinishReason] = {
     facts.FinishReason.LENGTH: "length",
 }
 
+NOTHING = pb.Tokens()
+
 
 @dataclass(slots=True)
 class Progress:
@@ -33,13 +39,23 @@ class Progress:
     model: str
     choices: int
     accepted: pb.Accepted
+    decoding: Decoding | None
+    """Of the model, if log probabilities are asked for."""
     created: int = field(default_factory=lambda: int(time.time()))
     texts: dict[int, list[str]] = field(default_factory=dict)
+    tokens: dict[int, pb.Tokens] = field(default_factory=dict)
+    """All tokens of each choice, if log probabilities are asked for and the answer is whole."""
+    begun: dict[int, int] = field(default_factory=dict)
+    """How many characters of each choice's text have begun, as its tokens spell it."""
     reasons: dict[int, FinishReason] = field(default_factory=dict)
     completion_tokens: int = 0
 
     def take(self, tokens: pb.Tokens) -> None:
         self.texts.setdefault(tokens.choice, []).append(tokens.text)
+        if self.decoding:
+            self.tokens.setdefault(tokens.choice, pb.Tokens()).MergeFrom(
+                pb.Tokens(token_ids=tokens.token_ids, logprobs=tokens.logprobs)
+            )
 
     def end(self, finished: pb.Finished) -> FinishReason:
         reason = self.reasons[finished.choice] = REASONS[convert.finish_from_pb(finished.reason)]
@@ -56,6 +72,21 @@ class Progress:
 
     def text(self, choice: int) -> str:
         return "".join(self.texts.get(choice, ()))
+
+
+def _spoken(progress: Progress, tokens: pb.Tokens) -> ChatLogprobs | None:
+    return chat_logprobs(progress.decoding, tokens) if progress.decoding else None
+
+
+def _written(progress: Progress, tokens: pb.Tokens) -> TextLogprobs | None:
+    if not progress.decoding:
+        return None
+    told = text_logprobs(progress.decoding, tokens, progress.begun.get(tokens.choice, 0))
+    if told.text_offset:
+        last = tokens.first_index + len(tokens.token_ids) - 1
+        begun = told.text_offset[-1] + characters(progress.decoding, tokens.token_ids[-1], last)
+        progress.begun[tokens.choice] = begun
+    return told
 
 
 class Dialect(Protocol):
@@ -75,7 +106,12 @@ class Dialect(Protocol):
 class ChatDialect:
     def whole(self, progress: Progress) -> ChatReply:
         choices = [
-            ChatChoice(index=index, message=AssistantMessage(content=progress.text(index)), finish_reason=reason)
+            ChatChoice(
+                index=index,
+                message=AssistantMessage(content=progress.text(index)),
+                logprobs=_spoken(progress, progress.tokens.get(index, NOTHING)),
+                finish_reason=reason,
+            )
             for index, reason in sorted(progress.reasons.items())
         ]
         return ChatReply(
@@ -91,7 +127,9 @@ class ChatDialect:
         return [self._chunk(progress, ChatChunkChoice(index=index, delta=opening)) for index in range(progress.choices)]
 
     def piece(self, progress: Progress, tokens: pb.Tokens) -> ChatChunk:
-        return self._chunk(progress, ChatChunkChoice(index=tokens.choice, delta=Delta(content=tokens.text)))
+        delta = Delta(content=tokens.text)
+        choice = ChatChunkChoice(index=tokens.choice, delta=delta, logprobs=_spoken(progress, tokens))
+        return self._chunk(progress, choice)
 
     def closing(self, progress: Progress, finished: pb.Finished) -> ChatChunk:
         reason = progress.end(finished)
@@ -110,7 +148,12 @@ class ChatDialect:
 class TextDialect:
     def whole(self, progress: Progress) -> TextReply:
         choices = [
-            TextChoice(index=index, text=progress.text(index), finish_reason=reason)
+            TextChoice(
+                index=index,
+                text=progress.text(index),
+                logprobs=_written(progress, progress.tokens.get(index, NOTHING)),
+                finish_reason=reason,
+            )
             for index, reason in sorted(progress.reasons.items())
         ]
         return self._reply(progress, *choices).model_copy(update={"usage": progress.usage()})
@@ -119,7 +162,9 @@ class TextDialect:
         return []
 
     def piece(self, progress: Progress, tokens: pb.Tokens) -> TextReply:
-        return self._reply(progress, TextChoice(index=tokens.choice, text=tokens.text))
+        return self._reply(
+            progress, TextChoice(index=tokens.choice, text=tokens.text, logprobs=_written(progress, tokens))
+        )
 
     def closing(self, progress: Progress, finished: pb.Finished) -> TextReply:
         reason = progress.end(finished)

@@ -21,9 +21,35 @@ class AssistantMessage(BaseModel):
     content: str
 
 
+class Likely(BaseModel):
+    """A token, and how likely it was."""
+
+    token: str
+    logprob: float | None = Field(description="natural logarithm; null if it was lost with the process that knew it")
+    bytes: list[int]
+
+
+class Spoken(Likely):
+    """The token that was chosen."""
+
+    top_logprobs: list[Likely]
+
+
+class ChatLogprobs(BaseModel):
+    content: list[Spoken] = []
+
+
+class TextLogprobs(BaseModel):
+    tokens: list[str] = []
+    token_logprobs: list[float | None] = []
+    top_logprobs: list[dict[str, float | None]] = Field([], description="the chosen token is always among them")
+    text_offset: list[int] = Field([], description="in the text of this choice, in characters")
+
+
 class ChatChoice(BaseModel):
     index: int
     message: AssistantMessage
+    logprobs: Optional[ChatLogprobs] = None
     finish_reason: FinishReason
 
 
@@ -44,6 +70,7 @@ class Delta(BaseModel):
 class ChatChunkChoice(BaseModel):
     index: int
     delta: Delta
+    logprobs: Optional[ChatLogprobs] = None
     finish_reason: FinishReason | None = None
 
 
@@ -59,6 +86,7 @@ class ChatChunk(BaseModel):
 class TextChoice(BaseModel):
     index: int
     text: str
+    logprobs: Optional[TextLogprobs] = None
     finish_reason: FinishReason | None = None
 
 

@@ -2,12 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 MAX_MESSAGES = 2048
 MAX_USER_CHARS = 256
 MAX_SLO_S = 86_400.0
 MAX_SEED = (1 << 63) - 1
+MAX_TOP_LOGPROBS = 20
+MAX_TEXT_LOGPROBS = 5
 Uint32 = Annotated[int, Field(ge=0, lt=1 << 32)]
 TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
@@ -81,6 +83,11 @@ class Completion(Body):
         None, description="hekaton: a request of the same id is admitted once; drawn if unset"
     )
 
+    @property
+    def likeliest(self) -> int | None:
+        """Log probabilities of so many of the likeliest tokens are asked for; None: of no token at all."""
+        return None
+
     @model_validator(mode="after")
     def _streamed(self) -> "Completion":
         if self.stream_options is not None and not self.stream:
@@ -92,6 +99,21 @@ class ChatCompletion(Completion):
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: Uint32 | None = Field(None, description="the same as max_tokens; send one of them")
     response_format: ResponseFormat | None = None
+    logprobs: bool = Field(False, description="with each token its log probability")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=MAX_TOP_LOGPROBS, description="and those of so many of the likeliest; only with logprobs"
+    )
+
+    @property
+    def likeliest(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _with_logprobs(cls, top_logprobs: int | None, info: ValidationInfo) -> int | None:
+        if not info.data.get("logprobs"):
+            raise ValueError("only allowed with logprobs: true")
+        return top_logprobs
 
     @model_validator(mode="after")
     def _one_limit(self) -> "ChatCompletion":
@@ -102,6 +124,16 @@ class ChatCompletion(Completion):
 
 class TextCompletion(Completion):
     prompt: str | list[Uint32] | list[str] = Field(description="a text, or the ids of its tokens")
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TEXT_LOGPROBS,
+        description="with each token its log probability, and those of so many of the likeliest",
+    )
+
+    @property
+    def likeliest(self) -> int | None:
+        return self.logprobs
 
     @field_validator("prompt")
     @classmethod

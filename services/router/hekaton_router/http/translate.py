@@ -71,6 +71,7 @@ def _sampling(body: Completion) -> common_pb2.Sampling:
         stop=[body.stop] if isinstance(body.stop, str) else body.stop,
         min_tokens=body.min_tokens,
         n=body.n,
+        logprobs=body.likeliest,
     )
 
 
