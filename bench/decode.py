@@ -80,9 +80,12 @@ class Ours:
 
     def __init__(self, spec: ModelSpec, image: Image) -> None:
         self.engine = TransformersEngine("cpu", spec.weight_bytes + KV_ROOM_BYTES)
-        self._spec, self._image = spec, image
-        self.engine.add_model("a", spec, "")
-        self.engine.provide_image("a", image)
+        self._left: set[str] = set()
+        """Requests of the turn loop that have not ended."""
+        policy = live_turns("slack", {}, Role.ANY)
+        self._loop = TurnLoop(self.engine, policy, self._emit, time.monotonic, "bench", MAX_BATCH)
+        self._loop.handle(AddModel("a", spec, ""))
+        self._loop.handle(ImageReady("a", image))
         self.engine.begin_load("a")
         while "a" in self.engine.loading():
             select.select([self.engine.fileno()], [], [])
@@ -104,22 +107,17 @@ class Ours:
 
     def serve(self, trace: Trace) -> None:
         """Through the turn loop."""
-        left = {str(index) for index in range(len(trace))}
-
-        def emit(event: Event) -> None:
-            if isinstance(event, Ended):
-                left.remove(event.request_id)
-
-        policy = live_turns("slack", {}, Role.ANY)
-        loop = TurnLoop(self.engine, policy, emit, time.monotonic, "bench", MAX_BATCH)
-        loop.handle(AddModel("a", self._spec, ""))
-        loop.handle(ImageReady("a", self._image))
+        self._left = {str(index) for index in range(len(trace))}
         for index, (prompt, count) in enumerate(trace):
             sampling = Sampling(max_tokens=count, seed=1)
-            loop.handle(Submit(str(index), 1, 0, "a", prompt, (), sampling, Slo(1e3, 1e3), 0.0))
-        while left:
-            if not loop.run_once():
+            self._loop.handle(Submit(str(index), 1, 0, "a", prompt, (), sampling, Slo(1e3, 1e3), 0.0))
+        while self._left:
+            if not self._loop.run_once():
                 select.select([self.engine.fileno()], [], [], 0.01)
+
+    def _emit(self, event: Event) -> None:
+        if isinstance(event, Ended):
+            self._left.remove(event.request_id)
 
     def _feed(self, batch: int, tokens: int, start: int) -> None:
         items = []
