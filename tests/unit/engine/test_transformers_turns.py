@@ -129,6 +129,10 @@ class RealLoop:
                 self._loop.handle(command)
             if not busy and not pending:
                 self._wait()
+        # A load that nobody needs any more keeps its image until it ends.
+        while self.engine.loading():
+            self._wait()
+            self._loop.run_once()
         self._loop.run_once()
         self._loop.check_integrity()
 
