@@ -82,6 +82,7 @@ class Ours:
         self.engine = TransformersEngine("cpu", spec.weight_bytes + KV_ROOM_BYTES)
         self._left: set[str] = set()
         """Requests of the turn loop that have not ended."""
+        self._served = 0
         policy = live_turns("slack", {}, Role.ANY)
         self._loop = TurnLoop(self.engine, policy, self._emit, time.monotonic, "bench", MAX_BATCH)
         self._loop.handle(AddModel("a", spec, ""))
@@ -107,10 +108,13 @@ class Ours:
 
     def serve(self, trace: Trace) -> None:
         """Through the turn loop."""
-        self._left = {str(index) for index in range(len(trace))}
+        self._served += 1
+        self._left = {f"{self._served}/{index}" for index in range(len(trace))}
         for index, (prompt, count) in enumerate(trace):
-            sampling = Sampling(max_tokens=count, seed=1)
-            self._loop.handle(Submit(str(index), 1, 0, "a", prompt, (), sampling, Slo(1e3, 1e3), 0.0))
+            submit = Submit(
+                f"{self._served}/{index}", 1, 0, "a", prompt, (), Sampling(max_tokens=count, seed=1), Slo(1e3, 1e3), 0.0
+            )
+            self._loop.handle(submit)
         while self._left:
             if not self._loop.run_once():
                 select.select([self.engine.fileno()], [], [], 0.01)
