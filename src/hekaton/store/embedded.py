@@ -159,6 +159,7 @@ def _server_pid(client: Redis, process: subprocess.Popen[bytes], log: Path) -> i
     if process.poll() is not None:
         said = log.read_text().splitlines()[-3:] if log.exists() else ["nothing"]
         raise StoreUnavailable(f"the embedded Redis ended at its start; it said: {' / '.join(said)}")
+    client.ping()  # Refused while it reads its data directory back; INFO is not.
     return int(client.info("server")["process_id"])
 
 
