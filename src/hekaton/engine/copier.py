@@ -63,7 +63,10 @@ class CopyJob:
     _started_s: float = 0.0
 
     def copied(self, source: Tensor, target: Tensor) -> None:
-        """Called after each piece, on the copy thread. Raises RuntimeError if it is not what was meant."""
+        """Called after each piece, on the copy thread. Raises RuntimeError if it is not what was meant.
+
+        Whatever it raises ends this job with an error, and no other.
+        """
 
     def copy_next(self, bus: Bus) -> bool:
         """Copies a piece. False if the job is over: complete, cancelled or failed."""
@@ -73,6 +76,8 @@ class CopyJob:
                 over = self.cancelled or not self._copy(next(self.pieces, None), bus)
             except RuntimeError as failure:
                 self.error, over = str(failure), True
+            except Exception as failure:  # A defect: the thread outlives it, and whoever waits for the job is told.
+                self.error, over = f"copying {self.name} failed: {failure!r}", True
         if over:
             self.duration_s = time.monotonic() - self._started_s
         return not over

@@ -4,6 +4,7 @@ Books are changed at once, bytes follow in the order in which they were asked fo
 to a place finds it left; what steps write there themselves waits for that in `await_departed`.
 """
 
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ from hekaton.engine.interface import ExportResult, SwapResult
 from hekaton.engine.kv import BLOCK_TOKENS, UNIT_BYTES, BlockShape, KvCache
 from hekaton.engine.parcel import ParcelReader, ParcelWriter
 from hekaton.facts import Parcel
+
+WORDS_A_SUM = UNIT_BYTES // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,5 +257,9 @@ def _pairs(blocks: list[int], places: list[int]) -> list[tuple[int, int]]:
 
 
 def _checksum(block: Tensor) -> int:
-    """Of bytes: the sum of their words."""
-    return int(block.view(torch.int64).sum())
+    """The CRC-32 of the sums of every 256 bytes.
+
+    It sees what lies in another place, as a sum of all would not, and costs a quarter of what a CRC of all would.
+    """
+    sums = block.view(torch.int64).view(-1, WORDS_A_SUM).sum(1)
+    return zlib.crc32(sums.numpy().data)

@@ -177,3 +177,17 @@ def test_a_copy_that_fails_says_so_and_the_next_goes_on(copier: Copier) -> None:
     assert results(copier, 2) == [broken, whole]
     assert broken.error
     assert whole.error == ""
+
+
+class Defective(CopyJob):
+    def copied(self, source: Tensor, target: Tensor) -> None:
+        raise IndexError("a defect")
+
+
+def test_a_defect_in_a_job_is_told_of_and_the_next_goes_on(copier: Copier) -> None:
+    defective = Defective(name="m", pieces=iter([(torch.zeros(3), torch.zeros(3))]))
+    whole = job_of("whole", 10)
+    copier.submit(defective)
+    copier.submit(whole)
+    assert results(copier, 2) == [defective, whole]
+    assert "IndexError('a defect')" in defective.error

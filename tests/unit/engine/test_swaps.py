@@ -2,7 +2,7 @@
 
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -196,11 +196,23 @@ def test_only_the_blocks_that_hold_tokens_are_copied(bench: Bench) -> None:
     assert bench.host.used_bytes == 4 * SHAPES[1].nbytes
 
 
-def test_kv_that_was_changed_on_the_host_is_refused(bench: Bench) -> None:
+def flip_a_bit(block: Tensor) -> None:
+    block[7] ^= 1
+
+
+def exchange_halves(block: Tensor) -> None:
+    """Every byte is there, in another place."""
+    block[:] = block.roll(block.numel() // 2)
+
+
+@pytest.mark.parametrize("change", [flip_a_bit, exchange_halves])
+def test_kv_that_was_changed_on_the_host_is_refused(bench: Bench, change: Callable[[Tensor], None]) -> None:
     assert bench.write("a", SHAPES[1], 100, 1)
+    for block in bench.blocks("a"):
+        block.copy_(torch.arange(block.numel()) // 256)
     assert bench.swaps.out("a", 100)
     bench.swaps.settle()
-    bench.host.place(bench.host.table("a")[3], SHAPES[1])[7] ^= 1
+    change(bench.host.place(bench.host.table("a")[3], SHAPES[1]))
     assert bench.kv.grow("a", SHAPES[1], 100) is not None
     bench.swaps.bring("a")
     assert "request a is not what was written" in bench.await_return()["a"]
