@@ -142,7 +142,7 @@ class WorkerSettings(PolicySettings):
 
 
 class MemorySettings(Settings):
-    """memory: this host's weight cache."""
+    """memory: this host's weight cache, and KV that changes workers."""
 
     service = "memory"
 
@@ -151,6 +151,8 @@ class MemorySettings(Settings):
         Path("/dev/shm/hekaton"), description="where weight images live; a tmpfs, shared with the workers"
     )
     host_memory: ByteSize = Field(ByteSize(8 << 30), description="budget for weight images")
+    parcel_memory: ByteSize = Field(ByteSize(2 << 30), description="budget for KV on its way between workers")
+    parcel_lifetime_s: float = Field(30.0, gt=0, description="KV that no worker takes within it is computed again")
     builders: int = Field(1, ge=1, description="checkpoints that are read at the same time")
 
 

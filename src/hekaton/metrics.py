@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from hekaton.config import Settings
@@ -65,6 +65,14 @@ def gauges(name: str, documentation: str, label: str, values: Mapping[str, float
     family = GaugeMetricFamily(f"{NAMESPACE}_{name}", documentation, labels=[label])
     for value, measured in values.items():
         family.add_metric([value], measured)
+    return family
+
+
+def counters(name: str, documentation: str, label: str, values: Mapping[str, float]) -> CounterMetricFamily:
+    """One counter for each value of a label."""
+    family = CounterMetricFamily(f"{NAMESPACE}_{name}", documentation, labels=[label])
+    for value, counted in values.items():
+        family.add_metric([value], counted)
     return family
 
 

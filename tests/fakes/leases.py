@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from fakes.parcels import NoParcels
 from hekaton.config import MemorySettings
 from hekaton.errors import HekatonError
 from hekaton.rpc.channel import open_channel
@@ -14,7 +15,7 @@ from hekaton.v1 import memory_pb2 as pb
 from hekaton.v1 import memory_pb2_grpc
 
 
-class LeasingMemory(memory_pb2_grpc.MemoryServiceServicer):
+class LeasingMemory(NoParcels):
     """Each lease is refused by the next of `refusals`, if there is one."""
 
     def __init__(self) -> None:

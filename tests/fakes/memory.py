@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
 
+from fakes.parcels import NoParcels
 from hekaton.config import SchedulerSettings
 from hekaton.errors import HekatonError
 from hekaton.facts import ModelSpec
@@ -21,7 +22,7 @@ from hekaton_router.tokenization import byte_codec
 SPEC = ModelSpec("digest", "llama", "float32", 1000, 10, 100, 256)
 
 
-class FakeMemory(memory_pb2_grpc.MemoryServiceServicer):
+class FakeMemory(NoParcels):
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
         """Preparations wait for it."""

@@ -16,7 +16,9 @@ from hekaton.store.keys import Kind
 from hekaton.store.workers import Registry
 from hekaton.v1 import scheduler_pb2
 from hekaton_memory.cache import Cache
+from hekaton_memory.exchange import Exchange
 from hekaton_memory.metrics import metrics_of as memory_metrics
+from hekaton_memory.parcels import Parcels
 from hekaton_memory.segments import Segments
 from hekaton_router.live import LiveRequests
 from hekaton_router.metrics import RouterMetrics
@@ -49,7 +51,8 @@ async def test_the_documentation_names_every_metric_and_no_other(tmp_path: Path)
     ]
     segments = Segments(tmp_path)
     try:
-        registries.append(memory_metrics(Cache(segments, 1)))
+        exchange = Exchange(Parcels(tmp_path / "kv", 1, 1.0))
+        registries.append(memory_metrics(Cache(segments, 1), exchange))
     finally:
         segments.close()
     assert set().union(*(names(registry) for registry in registries)) == documented

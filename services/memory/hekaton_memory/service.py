@@ -1,4 +1,4 @@
-"""gRPC adapter: MemoryService over `Weights`."""
+"""gRPC adapter: MemoryService over `Weights` and `Exchange`."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -10,12 +10,14 @@ from hekaton.rpc.server import Servicer
 from hekaton.v1 import memory_pb2 as pb
 from hekaton.v1 import memory_pb2_grpc
 from hekaton_memory.builder import Progress
+from hekaton_memory.exchange import Exchange
 from hekaton_memory.weights import Leased, Weights
 
 
 class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, exchange: Exchange) -> None:
         self._weights = weights
+        self._exchange = exchange
 
     async def PrepareModel(
         self, request: pb.PrepareModelRequest, context: Context
@@ -57,11 +59,33 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
     async def GetMemoryStatus(self, request: pb.GetMemoryStatusRequest, context: Context) -> pb.GetMemoryStatusResponse:
         cache = self._weights.cache
         images = [pb.CachedImage(digest=i.digest, bytes=i.nbytes, leases=i.leases) for i in cache.images()]
-        return pb.GetMemoryStatusResponse(budget_bytes=cache.budget_bytes, used_bytes=cache.used_bytes, images=images)
+        parcels = self._exchange.parcels
+        sizes = parcels.sizes()
+        return pb.GetMemoryStatusResponse(
+            budget_bytes=cache.budget_bytes,
+            used_bytes=cache.used_bytes,
+            images=images,
+            parcel_directory=str(parcels.directory),
+            parcel_budget_bytes=parcels.budget_bytes,
+            parcel_bytes=sum(sizes),
+            parcels=len(sizes),
+        )
+
+    async def OfferKv(self, request: pb.OfferKvRequest, context: Context) -> pb.OfferKvResponse:
+        return pb.OfferKvResponse(memory_address=await self._exchange.offer(request.request_id, request.epoch))
+
+    async def ClaimKv(self, request: pb.ClaimKvRequest, context: Context) -> pb.ClaimKvResponse:
+        held = await self._exchange.claim(request.request_id, request.epoch, request.memory_address)
+        return pb.ClaimKvResponse(path=str(held.path), tokens=held.tokens, bytes=held.nbytes)
+
+    async def FetchKv(self, request: pb.FetchKvRequest, context: Context) -> AsyncIterator[pb.FetchKvResponse]:
+        async with aclosing(self._exchange.send(request.request_id, request.epoch)) as pieces:
+            async for piece in pieces:
+                yield piece
 
 
-def servicer(weights: Weights) -> Servicer:
-    adapter = MemoryServicer(weights)
+def servicer(weights: Weights, exchange: Exchange) -> Servicer:
+    adapter = MemoryServicer(weights, exchange)
     return Servicer(
         "hekaton.v1.MemoryService",
         lambda server: memory_pb2_grpc.add_MemoryServiceServicer_to_server(adapter, server),

@@ -65,6 +65,21 @@ class MemoryServiceStub(object):
                 request_serializer=hekaton_dot_v1_dot_memory__pb2.GetMemoryStatusRequest.SerializeToString,
                 response_deserializer=hekaton_dot_v1_dot_memory__pb2.GetMemoryStatusResponse.FromString,
                 _registered_method=True)
+        self.OfferKv = channel.unary_unary(
+                '/hekaton.v1.MemoryService/OfferKv',
+                request_serializer=hekaton_dot_v1_dot_memory__pb2.OfferKvRequest.SerializeToString,
+                response_deserializer=hekaton_dot_v1_dot_memory__pb2.OfferKvResponse.FromString,
+                _registered_method=True)
+        self.ClaimKv = channel.unary_unary(
+                '/hekaton.v1.MemoryService/ClaimKv',
+                request_serializer=hekaton_dot_v1_dot_memory__pb2.ClaimKvRequest.SerializeToString,
+                response_deserializer=hekaton_dot_v1_dot_memory__pb2.ClaimKvResponse.FromString,
+                _registered_method=True)
+        self.FetchKv = channel.unary_stream(
+                '/hekaton.v1.MemoryService/FetchKv',
+                request_serializer=hekaton_dot_v1_dot_memory__pb2.FetchKvRequest.SerializeToString,
+                response_deserializer=hekaton_dot_v1_dot_memory__pb2.FetchKvResponse.FromString,
+                _registered_method=True)
 
 
 class MemoryServiceServicer(object):
@@ -111,6 +126,29 @@ class MemoryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OfferKv(self, request, context):
+        """A worker of this host has left the KV of a request for the worker that
+        gets the request next.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClaimKv(self, request, context):
+        """That worker asks its own host for it, which fetches what it does not have.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FetchKv(self, request, context):
+        """Between the memory services of two hosts. What has been fetched whole is
+        gone from where it was.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MemoryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -143,6 +181,21 @@ def add_MemoryServiceServicer_to_server(servicer, server):
                     servicer.GetMemoryStatus,
                     request_deserializer=hekaton_dot_v1_dot_memory__pb2.GetMemoryStatusRequest.FromString,
                     response_serializer=hekaton_dot_v1_dot_memory__pb2.GetMemoryStatusResponse.SerializeToString,
+            ),
+            'OfferKv': grpc.unary_unary_rpc_method_handler(
+                    servicer.OfferKv,
+                    request_deserializer=hekaton_dot_v1_dot_memory__pb2.OfferKvRequest.FromString,
+                    response_serializer=hekaton_dot_v1_dot_memory__pb2.OfferKvResponse.SerializeToString,
+            ),
+            'ClaimKv': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimKv,
+                    request_deserializer=hekaton_dot_v1_dot_memory__pb2.ClaimKvRequest.FromString,
+                    response_serializer=hekaton_dot_v1_dot_memory__pb2.ClaimKvResponse.SerializeToString,
+            ),
+            'FetchKv': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchKv,
+                    request_deserializer=hekaton_dot_v1_dot_memory__pb2.FetchKvRequest.FromString,
+                    response_serializer=hekaton_dot_v1_dot_memory__pb2.FetchKvResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -308,6 +361,87 @@ class MemoryService(object):
             '/hekaton.v1.MemoryService/GetMemoryStatus',
             hekaton_dot_v1_dot_memory__pb2.GetMemoryStatusRequest.SerializeToString,
             hekaton_dot_v1_dot_memory__pb2.GetMemoryStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OfferKv(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hekaton.v1.MemoryService/OfferKv',
+            hekaton_dot_v1_dot_memory__pb2.OfferKvRequest.SerializeToString,
+            hekaton_dot_v1_dot_memory__pb2.OfferKvResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClaimKv(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hekaton.v1.MemoryService/ClaimKv',
+            hekaton_dot_v1_dot_memory__pb2.ClaimKvRequest.SerializeToString,
+            hekaton_dot_v1_dot_memory__pb2.ClaimKvResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchKv(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hekaton.v1.MemoryService/FetchKv',
+            hekaton_dot_v1_dot_memory__pb2.FetchKvRequest.SerializeToString,
+            hekaton_dot_v1_dot_memory__pb2.FetchKvResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,6 +27,16 @@ class MemoryServiceStub:
     GetTokenizer: _aio.UnaryUnaryMultiCallable[_memory_pb2.GetTokenizerRequest, _memory_pb2.GetTokenizerResponse]
     """What a router needs to turn text into tokens and back."""
     GetMemoryStatus: _aio.UnaryUnaryMultiCallable[_memory_pb2.GetMemoryStatusRequest, _memory_pb2.GetMemoryStatusResponse]
+    OfferKv: _aio.UnaryUnaryMultiCallable[_memory_pb2.OfferKvRequest, _memory_pb2.OfferKvResponse]
+    """A worker of this host has left the KV of a request for the worker that
+    gets the request next.
+    """
+    ClaimKv: _aio.UnaryUnaryMultiCallable[_memory_pb2.ClaimKvRequest, _memory_pb2.ClaimKvResponse]
+    """That worker asks its own host for it, which fetches what it does not have."""
+    FetchKv: _aio.UnaryStreamMultiCallable[_memory_pb2.FetchKvRequest, _memory_pb2.FetchKvResponse]
+    """Between the memory services of two hosts. What has been fetched whole is
+    gone from where it was.
+    """
 
 class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     """MemoryService is internal: one per host, owner of the host's weight cache."""
@@ -77,5 +87,33 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_pb2.GetMemoryStatusRequest,
         context: _aio.ServicerContext[_memory_pb2.GetMemoryStatusRequest, _abc.Awaitable[_memory_pb2.GetMemoryStatusResponse]],
     ) -> _abc.Awaitable[_memory_pb2.GetMemoryStatusResponse]: ...
+
+    @_abc_1.abstractmethod
+    def OfferKv(
+        self,
+        request: _memory_pb2.OfferKvRequest,
+        context: _aio.ServicerContext[_memory_pb2.OfferKvRequest, _abc.Awaitable[_memory_pb2.OfferKvResponse]],
+    ) -> _abc.Awaitable[_memory_pb2.OfferKvResponse]:
+        """A worker of this host has left the KV of a request for the worker that
+        gets the request next.
+        """
+
+    @_abc_1.abstractmethod
+    def ClaimKv(
+        self,
+        request: _memory_pb2.ClaimKvRequest,
+        context: _aio.ServicerContext[_memory_pb2.ClaimKvRequest, _abc.Awaitable[_memory_pb2.ClaimKvResponse]],
+    ) -> _abc.Awaitable[_memory_pb2.ClaimKvResponse]:
+        """That worker asks its own host for it, which fetches what it does not have."""
+
+    @_abc_1.abstractmethod
+    def FetchKv(
+        self,
+        request: _memory_pb2.FetchKvRequest,
+        context: _aio.ServicerContext[_memory_pb2.FetchKvRequest, _abc.AsyncIterator[_memory_pb2.FetchKvResponse]],
+    ) -> _abc.AsyncIterator[_memory_pb2.FetchKvResponse]:
+        """Between the memory services of two hosts. What has been fetched whole is
+        gone from where it was.
+        """
 
 def add_MemoryServiceServicer_to_server(servicer: MemoryServiceServicer, server: _aio.Server) -> None: ...

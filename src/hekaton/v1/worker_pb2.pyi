@@ -81,19 +81,25 @@ class Assign(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    PARCEL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     epoch: _builtins.int
     model: _builtins.str
+    @_builtins.property
+    def parcel(self) -> Global___Parcel:
+        """KV that the attempt of the epoch before has left."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         epoch: _builtins.int = ...,
         model: _builtins.str = ...,
+        parcel: Global___Parcel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parcel", b"parcel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "model", b"model", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "model", b"model", "parcel", b"parcel", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -107,21 +113,55 @@ class Revoke(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    HAND_OVER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     epoch: _builtins.int
+    hand_over: _builtins.bool
+    """It moves: its KV is to be left for the next worker. Answered by Released."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         epoch: _builtins.int = ...,
+        hand_over: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "hand_over", b"hand_over", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Revoke: _TypeAlias = Revoke  # noqa: Y015
+
+@_typing.final
+class Parcel(_message.Message):
+    """Parcel is the KV of a request on its way to its next worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_ADDRESS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    memory_address: _builtins.str
+    """The memory service of the host where it is; empty for emulated KV, which
+    has no bytes.
+    """
+    tokens: _builtins.int
+    bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        memory_address: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "memory_address", b"memory_address", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Parcel: _TypeAlias = Parcel  # noqa: Y015
 
 @_typing.final
 class ControlResponse(_message.Message):
@@ -221,6 +261,8 @@ class Released(_message.Message):
     REFUSED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     HANDED_OVER_FIELD_NUMBER: _builtins.int
+    MOVED_FIELD_NUMBER: _builtins.int
+    PARCEL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     epoch: _builtins.int
     refused: _builtins.bool
@@ -228,6 +270,12 @@ class Released(_message.Message):
     reason: _builtins.str
     handed_over: _builtins.bool
     """The prompt is computed and the first token sent: a decode worker goes on."""
+    moved: _builtins.bool
+    """It was to move, and has been let go."""
+    @_builtins.property
+    def parcel(self) -> Global___Parcel:
+        """Its KV, for the attempt of the next epoch."""
+
     def __init__(
         self,
         *,
@@ -236,10 +284,12 @@ class Released(_message.Message):
         refused: _builtins.bool = ...,
         reason: _builtins.str = ...,
         handed_over: _builtins.bool = ...,
+        moved: _builtins.bool = ...,
+        parcel: Global___Parcel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parcel", b"parcel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "handed_over", b"handed_over", "reason", b"reason", "refused", b"refused", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "handed_over", b"handed_over", "moved", b"moved", "parcel", b"parcel", "reason", b"reason", "refused", b"refused", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,35 +5,26 @@ import json
 import shutil
 import stat
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import grpc.aio
 import pytest
 import pytest_asyncio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from pydantic import ByteSize
 
 from fakes.checkpoints import write_checkpoint
+from fakes.memories import ROOM_BYTES, MemoryClient, running_memory
 from fakes.redis import connected
 from fakes.waiting import eventually
-from hekaton.config import MemorySettings
 from hekaton.errors import InvalidArgument, InvalidCheckpoint, ModelNotReady, ResourceExhausted
 from hekaton.facts import Image
-from hekaton.rpc.channel import open_channel
 from hekaton.rpc.convert import image_from_pb, seconds
-from hekaton.rpc.errors import from_rpc_error
-from hekaton.rpc.server import new_id
 from hekaton.store.embedded import EmbeddedRedis
 from hekaton.store.keys import Kind
 from hekaton.store.workers import Registry
-from hekaton.v1 import common_pb2, memory_pb2_grpc
+from hekaton.v1 import common_pb2
 from hekaton.v1 import memory_pb2 as pb
 from hekaton_memory.__main__ import main
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-Stub = memory_pb2_grpc.MemoryServiceStub
-ROOM_BYTES = 600_000
 
 
 @pytest.fixture(scope="module")
@@ -54,66 +45,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_checkpoint(tmp_path_factory.mktemp("checkpoint")))
 
 
-class Service:
-    """A running memory service and a client of it."""
-
-    def __init__(self, settings: MemorySettings, channel: grpc.aio.Channel) -> None:
-        self.settings = settings
-        self.directory = settings.segment_dir
-        self.channel = channel
-        self.stub: Stub = memory_pb2_grpc.MemoryServiceStub(channel)
-
-    async def prepare(self, source: str, dtype: str = "") -> common_pb2.ModelSpec:
-        """Raises the service's typed error."""
-        try:
-            events = [
-                event async for event in self.stub.PrepareModel(pb.PrepareModelRequest(source=source, dtype=dtype))
-            ]
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
-        assert [event.WhichOneof("event") for event in events] == ["progress"] * (len(events) - 1) + ["spec"]
-        return events[-1].spec
-
-    async def acquire(self, digest: str, source: str, holder_id: str = "worker") -> pb.WeightsLease:
-        request = pb.AcquireWeightsRequest(holder_id=holder_id, digest=digest, source=source)
-        try:
-            events = [event async for event in self.stub.AcquireWeights(request)]
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
-        return events[-1].lease
-
-    async def release(self, lease: pb.WeightsLease) -> None:
-        await self.stub.ReleaseWeights(pb.ReleaseWeightsRequest(lease_id=lease.lease_id))
-
-    async def status(self) -> pb.GetMemoryStatusResponse:
-        return await self.stub.GetMemoryStatus(pb.GetMemoryStatusRequest())
-
-
-@asynccontextmanager
-async def running(redis_url: str, directory: Path, host_memory: int) -> AsyncIterator[Service]:
-    """A memory service in this process that has said it can serve; stopped at the end, when nothing may be left."""
-    settings = MemorySettings(
-        redis_url=redis_url,
-        listen=f"unix:{directory}.sock",
-        memory_id=new_id("memory"),
-        segment_dir=directory,
-        host_memory=ByteSize(host_memory),
-        heartbeat_s=0.1,
-        drain_timeout_s=0.2,
-    )
-    stop = asyncio.Event()
-    async with open_channel(settings.listen) as channel, asyncio.TaskGroup() as tasks:
-        tasks.create_task(main(settings, stop))
-        await until_serving(channel)
-        yield Service(settings, channel)
-        stop.set()
-    check_gone(directory)
-
-
-def check_gone(directory: Path) -> None:
-    assert not directory.exists()
-
-
 def check_segment(image: Image, weight_bytes: int) -> None:
     path = Path(image.path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -122,36 +53,29 @@ def check_segment(image: Image, weight_bytes: int) -> None:
     assert all(entry.offset + entry.nbytes <= image.nbytes for entry in image.tensors)
 
 
-async def until_serving(channel: grpc.aio.Channel) -> None:
-    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=20)
-    async for response in watch:
-        if response.status == health_pb2.HealthCheckResponse.SERVING:
-            return
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def service(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+async def service(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MemoryClient]:
     """Room for one image of the checkpoint, not for two."""
-    async with running(redis_url, tmp_path_factory.mktemp("memory") / "segments", ROOM_BYTES) as service:
+    async with running_memory(redis_url, tmp_path_factory.mktemp("memory") / "segments", ROOM_BYTES) as service:
         yield service
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def spec(service: Service, source: str) -> common_pb2.ModelSpec:
+async def spec(service: MemoryClient, source: str) -> common_pb2.ModelSpec:
     """The checkpoint, prepared for two clients at once."""
     first, second = await asyncio.gather(service.prepare(source), service.prepare(source))
     assert first == second
     return first
 
 
-async def test_a_prepared_checkpoint_is_described(service: Service, spec: common_pb2.ModelSpec) -> None:
+async def test_a_prepared_checkpoint_is_described(service: MemoryClient, spec: common_pb2.ModelSpec) -> None:
     status = await service.status()
     assert [image.digest for image in status.images] == [spec.digest]
     assert spec.weight_bytes <= status.used_bytes == status.images[0].bytes < status.budget_bytes
     assert (spec.architecture, spec.dtype) == ("LlamaForCausalLM", "float32")
 
 
-async def test_a_lease_maps_every_tensor(service: Service, spec: common_pb2.ModelSpec, source: str) -> None:
+async def test_a_lease_maps_every_tensor(service: MemoryClient, spec: common_pb2.ModelSpec, source: str) -> None:
     lease = await service.acquire(spec.digest, source)
     image = image_from_pb(lease)
     check_segment(image, spec.weight_bytes)
@@ -162,7 +86,7 @@ async def test_a_lease_maps_every_tensor(service: Service, spec: common_pb2.Mode
     assert [image.leases for image in (await service.status()).images] == [0]
 
 
-async def test_only_a_holder_renews_his_leases(service: Service, spec: common_pb2.ModelSpec, source: str) -> None:
+async def test_only_a_holder_renews_his_leases(service: MemoryClient, spec: common_pb2.ModelSpec, source: str) -> None:
     lease = await service.acquire(spec.digest, source, "worker-1")
     for holder_id, lost in (("worker-1", ["never given"]), ("worker-2", [lease.lease_id, "never given"])):
         request = pb.RenewLeasesRequest(holder_id=holder_id, lease_ids=[lease.lease_id, "never given"])
@@ -171,7 +95,7 @@ async def test_only_a_holder_renews_his_leases(service: Service, spec: common_pb
 
 
 async def test_a_leased_image_is_not_dropped_for_another(
-    service: Service, spec: common_pb2.ModelSpec, source: str, other: str
+    service: MemoryClient, spec: common_pb2.ModelSpec, source: str, other: str
 ) -> None:
     lease = await service.acquire(spec.digest, source)
     with pytest.raises(ResourceExhausted, match="host_memory"):
@@ -180,7 +104,7 @@ async def test_a_leased_image_is_not_dropped_for_another(
 
 
 async def test_images_take_turns_within_the_budget(
-    service: Service, spec: common_pb2.ModelSpec, source: str, other: str
+    service: MemoryClient, spec: common_pb2.ModelSpec, source: str, other: str
 ) -> None:
     second = await service.prepare(other)
     assert second.digest != spec.digest
@@ -203,7 +127,7 @@ async def test_images_take_turns_within_the_budget(
 
 
 async def test_who_goes_away_leaves_neither_work_nor_lease(
-    service: Service, spec: common_pb2.ModelSpec, source: str
+    service: MemoryClient, spec: common_pb2.ModelSpec, source: str
 ) -> None:
     half = service.stub.PrepareModel(pb.PrepareModelRequest(source=source, dtype="float16"))
     assert (await anext(aiter(half))).HasField("progress")
@@ -225,7 +149,7 @@ async def test_who_goes_away_leaves_neither_work_nor_lease(
 
 
 @pytest.mark.parametrize(("source", "dtype"), [("", ""), ("--help", ""), ("anywhere", "int3")])
-async def test_requests_that_make_no_sense_are_refused(service: Service, source: str, dtype: str) -> None:
+async def test_requests_that_make_no_sense_are_refused(service: MemoryClient, source: str, dtype: str) -> None:
     with pytest.raises(InvalidArgument):
         await service.prepare(source, dtype)
     with pytest.raises(InvalidArgument):
@@ -234,7 +158,7 @@ async def test_requests_that_make_no_sense_are_refused(service: Service, source:
 
 @pytest.mark.parametrize("damage", ["corrupt", "truncated", "pickle", "absent"])
 async def test_a_bad_checkpoint_fails_alone(
-    damage: str, service: Service, spec: common_pb2.ModelSpec, source: str, tmp_path: Path
+    damage: str, service: MemoryClient, spec: common_pb2.ModelSpec, source: str, tmp_path: Path
 ) -> None:
     bad = shutil.copytree(source, tmp_path / damage)
     weights = bad / "model.safetensors"
@@ -254,12 +178,12 @@ async def test_a_bad_checkpoint_fails_alone(
 
 
 async def test_a_stop_in_mid_build_leaves_nothing(redis_url: str, source: str, tmp_path: Path) -> None:
-    async with running(redis_url, tmp_path / "segments", ROOM_BYTES) as service:
+    async with running_memory(redis_url, tmp_path / "segments", ROOM_BYTES) as service:
         half = service.stub.PrepareModel(pb.PrepareModelRequest(source=source))
         assert (await anext(aiter(half))).HasField("progress")
 
 
-async def test_it_says_in_redis_where_it_is(service: Service, redis_url: str) -> None:
+async def test_it_says_in_redis_where_it_is(service: MemoryClient, redis_url: str) -> None:
     async with connected(redis_url) as redis:
         live = await Registry(redis, Kind.MEMORY).list()
     assert live[service.settings.memory_id].decode() == service.settings.listen
@@ -267,7 +191,7 @@ async def test_it_says_in_redis_where_it_is(service: Service, redis_url: str) ->
 
 async def test_a_redis_that_is_away_stops_nothing(tmp_path: Path) -> None:
     with EmbeddedRedis(socket_dir=tmp_path) as redis:
-        async with running(redis.url, tmp_path / "segments", ROOM_BYTES) as service:
+        async with running_memory(redis.url, tmp_path / "segments", ROOM_BYTES) as service:
             redis.kill()
             assert (await service.status()).used_bytes == 0
             redis.start()
@@ -280,7 +204,7 @@ async def test_a_redis_that_is_away_stops_nothing(tmp_path: Path) -> None:
                 await eventually(registered)
 
 
-async def test_no_two_services_share_a_directory(service: Service, redis_url: str) -> None:
+async def test_no_two_services_share_a_directory(service: MemoryClient, redis_url: str) -> None:
     settings = service.settings.model_copy(update={"listen": "127.0.0.1:0"})
     with pytest.raises(InvalidArgument, match="in use by another memory service"):
         await main(settings, asyncio.Event())
