@@ -9,17 +9,19 @@ import difflib
 import os
 import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn, TypeVar
+from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
-from pydantic import ByteSize, Field, ValidationError
+from pydantic import ByteSize, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from hekaton.errors import InvalidArgument
 from hekaton.policy.admission import Admission
 from hekaton.policy.live import live_policy, live_turns
 from hekaton.policy.types import Role
+from hekaton.rpc.tls import ClientTls, ServerTls
 
 ENV_PREFIX = "HEKATON_"
 CONFIG_FILE_VARIABLE = "HEKATON_CONFIG_FILE"
@@ -27,6 +29,8 @@ ADDRESS_VARIABLE = "HEKATON_ADDRESS"
 """Where the commands of the CLI find the router."""
 API_KEY_VARIABLE = "HEKATON_API_KEY"
 """What they show it."""
+PUBLIC_CA = "public"
+"""As HEKATON_TLS_CA of a client: the authorities that the world trusts."""
 
 
 class Settings(BaseSettings):
@@ -40,6 +44,12 @@ class Settings(BaseSettings):
     advertise: str = Field("", description="address that others reach this service at; the one listened on if empty")
     metrics_listen: str = Field("", description="address of /metrics for Prometheus, e.g. 127.0.0.1:9100; off if empty")
     insecure_listen: bool = Field(False, description="allow to listen beyond loopback without TLS")
+    tls_cert: Path | None = Field(None, description="this service's certificate within the pool, PEM, chain included")
+    tls_key: Path | None = Field(None, description="its private key, PEM")
+    tls_ca: Path | None = Field(
+        None, description="the pool's own authority, PEM: services talk to those only that show its certificates"
+    )
+    tls_name: str = Field("", description="name in the pool's certificates, where they do not bear services' addresses")
     reflection: bool = Field(True, description="answer gRPC server reflection")
     drain_timeout_s: float = Field(30.0, ge=0, description="how long a stopping service lets its calls finish")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -47,6 +57,29 @@ class Settings(BaseSettings):
     otlp_endpoint: str = Field("", description="OTLP gRPC endpoint for traces, e.g. http://jaeger:4317; off if empty")
     heartbeat_s: float = Field(1.0, gt=0, description="how often a service says in Redis that it lives")
     lease_s: float = Field(5.0, gt=0, description="how long a service that says nothing is believed to live")
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        _together(tls_cert=self.tls_cert, tls_key=self.tls_key, tls_ca=self.tls_ca)
+        return self
+
+    @cached_property
+    def peer_tls(self) -> ServerTls | None:
+        """Of listeners for the pool's own services, which show a certificate; None: plain.
+
+        This and the others raise InvalidArgument for files that cannot be used.
+        """
+        return ServerTls(self.tls_cert, self.tls_key, self.tls_ca) if self.tls_cert and self.tls_key else None
+
+    @cached_property
+    def client_tls(self) -> ClientTls | None:
+        """Of channels to the pool's own services."""
+        return ClientTls(self.tls_ca, self.tls_cert, self.tls_key, name=self.tls_name) if self.tls_ca else None
+
+    @property
+    def listen_tls(self) -> ServerTls | None:
+        """Of `listen`."""
+        return self.peer_tls
 
     @classmethod
     def settings_customise_sources(
@@ -75,12 +108,33 @@ class RouterSettings(Settings):
     max_resume_window_s: float = Field(600.0, gt=0, description="how long a request may go on without its client")
     redis_wait_s: float = Field(15.0, ge=0, description="how long new requests wait for a Redis that is away")
     http_listen: str = Field("", description="address of the OpenAI-compatible API, e.g. 127.0.0.1:8000; off if empty")
+    public_tls_cert: Path | None = Field(None, description="certificate for clients, PEM; that of the pool if unset")
+    public_tls_key: Path | None = Field(None, description="its private key, PEM")
+    public_tls_client_ca: Path | None = Field(
+        None, description="authority, PEM, of which every client must show a certificate; never the pool's own"
+    )
     auth: Literal["off", "keys"] = Field("off", description="keys: every call needs an API key of `hekaton keys`")
     max_message_bytes: ByteSize = Field(ByteSize(4 << 20), description="largest request message")
     tokenizer_timeout_s: float = Field(10.0, gt=0, description="bound on one tokenisation")
     admission: Admission = Field(
         Admission.QUEUE, description="of a request whose TTFT the pool cannot keep: queue, or shed, which refuses it"
     )
+
+    @model_validator(mode="after")
+    def _public_tls_is_whole(self) -> Self:
+        _together(public_tls_cert=self.public_tls_cert, public_tls_key=self.public_tls_key)
+        if self.public_tls_client_ca and not (self.public_tls_cert or self.tls_cert):
+            raise ValueError("public_tls_client_ca needs public_tls_cert and public_tls_key too")
+        return self
+
+    @cached_property
+    def public_tls(self) -> ServerTls | None:
+        cert, key = self.public_tls_cert or self.tls_cert, self.public_tls_key or self.tls_key
+        return ServerTls(cert, key, self.public_tls_client_ca) if cert and key else None
+
+    @property
+    def listen_tls(self) -> ServerTls | None:
+        return self.public_tls
 
 
 class PolicySettings(Settings):
@@ -182,6 +236,18 @@ def check_environment(environment: Iterable[str]) -> None:
             raise ValueError(f"unknown setting {name}{_suggest(name, known)}")
 
 
+def tls_of(environment: Mapping[str, str]) -> ClientTls | None:
+    """How a client talks: HEKATON_TLS_CA, and a certificate and key if the router asks for them; None: plain.
+
+    Raises InvalidArgument for files that cannot be used.
+    """
+    ca, cert, key, name = (environment.get(f"{ENV_PREFIX}TLS_{part}", "") for part in ("CA", "CERT", "KEY", "NAME"))
+    if not ca:
+        return None
+    trusted = None if ca == PUBLIC_CA else Path(ca)
+    return ClientTls(trusted, Path(cert) if cert else None, Path(key) if key else None, name=name)
+
+
 class _FileSource(PydanticBaseSettingsSource):
     """The TOML file that HEKATON_CONFIG_FILE names."""
 
@@ -205,6 +271,12 @@ class _FileSource(PydanticBaseSettingsSource):
                     raise ValueError(f"{path}: unknown setting {key}{_suggest(key, known)}")
         own: dict[str, Any] = document.get(str(getattr(self.settings_cls, "service", "")), {})
         return {key: value for key, value in document.items() if key not in tables} | own
+
+
+def _together(**settings: Path | None) -> None:
+    missing = [name for name, value in settings.items() if value is None]
+    if missing and len(missing) < len(settings):
+        raise ValueError(f"{', '.join(settings)} go together: set {' and '.join(missing)} too")
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:

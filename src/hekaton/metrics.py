@@ -4,8 +4,11 @@ Names have the suffixes that dashboards know from vLLM. A service keeps its coun
 its gauges when it is scraped, so that nothing has to be kept up to date between scrapes.
 """
 
+import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import Thread
+from wsgiref.simple_server import WSGIServer
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
@@ -85,10 +88,11 @@ def serving_metrics(settings: Settings, registry: CollectorRegistry) -> Iterator
     if not settings.metrics_listen:
         yield ""
         return
-    check_listen("metrics_listen", settings.metrics_listen, settings.insecure_listen)
+    tls = settings.peer_tls
+    check_listen("metrics_listen", settings.metrics_listen, settings.insecure_listen or tls is not None)
     host, port = host_and_port("metrics_listen", settings.metrics_listen)
     try:
-        server, thread = start_http_server(port, host, registry)
+        server, thread = _start(settings, host, port, registry)
     except OSError as error:
         raise InvalidArgument(f"cannot listen on {settings.metrics_listen}: {error}; is the port taken?") from error
     address = f"{host}:{server.server_port}"
@@ -99,3 +103,16 @@ def serving_metrics(settings: Settings, registry: CollectorRegistry) -> Iterator
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _start(settings: Settings, host: str, port: int, registry: CollectorRegistry) -> tuple[WSGIServer, Thread]:
+    """With TLS as one of the pool's own services: who scrapes shows a certificate of the pool's authority."""
+    if settings.peer_tls is None:
+        return start_http_server(port, host, registry)
+    files = (str(settings.tls_cert), str(settings.tls_key), str(settings.tls_ca))
+    server, thread = start_http_server(port, host, registry, *files, client_auth_required=True)
+    if isinstance(listener := server.socket, ssl.SSLSocket):
+        settings.peer_tls.follow(listener.context)
+        # Left to each connection's own thread: one who says nothing holds up nobody.
+        vars(listener)["do_handshake_on_connect"] = False
+    return server, thread

@@ -1,7 +1,7 @@
 """A real router in this process, and its clients."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +16,7 @@ from hekaton.errors import HekatonError
 from hekaton.policy.admission import Admission
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import from_rpc_error
+from hekaton.rpc.tls import ClientTls
 from hekaton.store.keys import Kind
 from hekaton.store.workers import Registry
 from hekaton.v1 import inference_pb2 as pb
@@ -102,8 +103,10 @@ async def running_router(
     http: bool = False,
     admission: Admission = Admission.QUEUE,
     auth: Literal["off", "keys"] = "off",
+    more: Mapping[str, Any] | None = None,
+    tls: ClientTls | None = None,
 ) -> AsyncIterator[RouterClient]:
-    """Runs until the end of the block."""
+    """Runs until the end of the block. `more` are settings that few tests have."""
     settings = RouterSettings(
         redis_url=url,
         router_id=router_id,
@@ -116,12 +119,13 @@ async def running_router(
         auth=auth,
         http_listen="127.0.0.1:0" if http else "",
         admission=admission,
+        **(more or {}),
     )
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(main(settings, stop))
         try:
-            async with open_channel(await address_of(redis, router_id)) as channel:
+            async with open_channel(await address_of(redis, router_id), tls=tls) as channel:
                 yield RouterClient(channel, stop)
         finally:
             stop.set()

@@ -10,6 +10,7 @@ import structlog
 from hekaton.errors import Diverged
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import CODES, from_status
+from hekaton.rpc.tls import ClientTls, explain
 from hekaton.tasks import forever
 from hekaton.v1 import inference_pb2, worker_pb2, worker_pb2_grpc
 from hekaton_router.live import LiveRequest, LiveRequests, OutOfSequence
@@ -29,9 +30,12 @@ class Link:
     request that is not live any more is cancelled when it is announced.
     """
 
-    def __init__(self, router_id: str, worker_id: str, address: str, requests: LiveRequests) -> None:
+    def __init__(
+        self, router_id: str, worker_id: str, address: str, requests: LiveRequests, tls: ClientTls | None
+    ) -> None:
         self.worker_id = worker_id
         self.address = address
+        self._tls = tls
         self._router_id = router_id
         self._requests = requests
         self._delay_s = RETRY_MIN_S
@@ -59,7 +63,7 @@ class Link:
 
     async def run(self) -> None:
         """Until cancelled."""
-        async with open_channel(self.address) as channel:
+        async with open_channel(self.address, tls=self._tls) as channel:
             await forever(partial(self._turn, worker_pb2_grpc.WorkerServiceStub(channel)))
 
     async def _turn(self, stub: worker_pb2_grpc.WorkerServiceStub) -> float:
@@ -81,7 +85,8 @@ class Link:
                 self._take(message)
             return "ended by the worker"
         except grpc.aio.AioRpcError as error:
-            return error.details() or error.code().name
+            details = error.details() or error.code().name
+            return explain(details, self.address) or details
         except OutOfSequence as error:
             return str(error)
         finally:
@@ -135,8 +140,11 @@ class Link:
 class Links:
     """The links to the workers that are listed."""
 
-    def __init__(self, router_id: str, requests: LiveRequests, group: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, router_id: str, requests: LiveRequests, group: asyncio.TaskGroup, tls: ClientTls | None = None
+    ) -> None:
         self._router_id = router_id
+        self._tls = tls
         self._requests = requests
         self._links: dict[str, Link] = {}
         self._tasks = PerWorker(group, self._run)
@@ -161,7 +169,7 @@ class Links:
             link.stop(live)
 
     async def _run(self, worker_id: str, address: str) -> None:
-        link = self._links[worker_id] = Link(self._router_id, worker_id, address, self._requests)
+        link = self._links[worker_id] = Link(self._router_id, worker_id, address, self._requests, self._tls)
         try:
             await link.run()
         finally:

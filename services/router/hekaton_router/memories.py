@@ -7,6 +7,7 @@ from hekaton.errors import Unavailable
 from hekaton.facts import CatalogEntry, ModelSpec
 from hekaton.rpc import convert
 from hekaton.rpc.channel import open_channel
+from hekaton.rpc.tls import ClientTls
 from hekaton.v1 import memory_pb2, memory_pb2_grpc
 from hekaton_router.view import PoolView
 
@@ -18,8 +19,9 @@ TOKENIZER_TIMEOUT_S = 600.0
 class Memories:
     """Any live memory service. The calls raise its typed errors, Unavailable if there is none."""
 
-    def __init__(self, view: PoolView) -> None:
+    def __init__(self, view: PoolView, tls: ClientTls | None = None) -> None:
         self._view = view
+        self._tls = tls
 
     async def prepare(self, source: str, dtype: str) -> ModelSpec:
         """Reads and checks a checkpoint; returns when it can serve."""
@@ -39,5 +41,5 @@ class Memories:
     async def _stub(self) -> AsyncIterator[memory_pb2_grpc.MemoryServiceStub]:
         if not self._view.memories:
             raise Unavailable("no memory service lives: start one on the workers' host")
-        async with open_channel(self._view.memories[0]) as channel:
+        async with open_channel(self._view.memories[0], tls=self._tls) as channel:
             yield memory_pb2_grpc.MemoryServiceStub(channel)

@@ -11,6 +11,7 @@ from hekaton.errors import Unavailable
 from hekaton.rpc import convert
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.interceptors import Context
+from hekaton.rpc.tls import ClientTls
 from hekaton.store.leadership import Leadership
 from hekaton.store.requests import Requests
 from hekaton.tasks import forever
@@ -30,8 +31,16 @@ Turns = asyncio.Queue[TurnRecord | None]
 
 
 class PoolServicer(pool_pb2_grpc.PoolServiceServicer):
-    def __init__(self, view: PoolView, requests: Requests, leadership: Leadership, group: asyncio.TaskGroup) -> None:
+    def __init__(
+        self,
+        view: PoolView,
+        requests: Requests,
+        leadership: Leadership,
+        group: asyncio.TaskGroup,
+        tls: ClientTls | None = None,
+    ) -> None:
         self._view = view
+        self._tls = tls
         self._requests = requests
         self._leadership = leadership
         self._group = group
@@ -45,7 +54,7 @@ class PoolServicer(pool_pb2_grpc.PoolServiceServicer):
     ) -> AsyncIterator[pool_pb2.WatchPoolResponse]:
         turns: Turns = asyncio.Queue()
         clock = asyncio.get_running_loop().time
-        followed = PerWorker(self._group, partial(_follow, turns))
+        followed = PerWorker(self._group, partial(_follow, turns, self._tls))
         self._watchers.add(turns)
         try:
             while True:
@@ -90,9 +99,9 @@ async def _next(turns: Turns, until_s: float) -> TurnRecord | None:
     return turn
 
 
-async def _follow(turns: Turns, worker_id: str, address: str) -> None:
+async def _follow(turns: Turns, tls: ClientTls | None, worker_id: str, address: str) -> None:
     """Puts a worker's turns where a watcher finds them; of one who does not read, the newest are dropped."""
-    async with open_channel(address) as channel:
+    async with open_channel(address, tls=tls) as channel:
         await forever(partial(_watch, turns, worker_pb2_grpc.WorkerServiceStub(channel)))
 
 

@@ -56,10 +56,10 @@ class Router:
         self.view = PoolView(Registry(redis, Kind.WORKER), Registry(redis, Kind.MEMORY), outlooks)
         self.chores = Chores()
         live = LiveRequests()
-        self.links = Links(self.router_id, live, group)
+        self.links = Links(self.router_id, live, group, settings.client_tls)
         store, catalog = Requests(redis), Catalog(redis)
         patience = Patience(settings.redis_wait_s)
-        memories = Memories(self.view)
+        memories = Memories(self.view, settings.client_tls)
         tokenizers = TokenizerCache(memories.tokenizer, timeout_s=settings.tokenizer_timeout_s)
         self.keeper = Keeper(
             self.router_id, store, live, self.links, self.chores, patience, settings.max_queued_requests
@@ -71,7 +71,7 @@ class Router:
         self._inference = InferenceServicer(settings, intake, self.keeper, self.metrics, quotas)
         self._models = ModelServicer(settings, catalog, self.view, memories)
         self.http = http_app(settings, self._inference, catalog, self.guard, self._ready)
-        self.pool = PoolServicer(self.view, store, Leadership(redis), group)
+        self.pool = PoolServicer(self.view, store, Leadership(redis), group, settings.client_tls)
 
     def servicers(self) -> list[Servicer]:
         return [

@@ -12,6 +12,7 @@ import structlog
 from hekaton.errors import StaleTerm
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import from_rpc_error
+from hekaton.rpc.tls import ClientTls, explain
 from hekaton.tasks import forever, heed_cancellation
 from hekaton.v1 import pool_pb2, worker_pb2_grpc
 from hekaton.v1 import worker_pb2 as pb
@@ -44,9 +45,12 @@ class Owner(Protocol):
 class Link:
     """Commands go out without waiting; those that a broken stream lost show in the next first report."""
 
-    def __init__(self, worker_id: str, address: str, hello: pb.ControlHello, owner: Owner) -> None:
+    def __init__(
+        self, worker_id: str, address: str, hello: pb.ControlHello, owner: Owner, tls: ClientTls | None = None
+    ) -> None:
         self.worker_id = worker_id
         self.address = address
+        self._tls = tls
         self.connected = False
         self._hello = hello
         self._owner = owner
@@ -62,7 +66,7 @@ class Link:
 
     async def run(self) -> None:
         """Until cancelled. Raises StaleTerm if the worker obeys a newer leader."""
-        async with open_channel(self.address) as channel:
+        async with open_channel(self.address, tls=self._tls) as channel:
             await forever(partial(self._turn, worker_pb2_grpc.WorkerServiceStub(channel)))
 
     async def _turn(self, stub: worker_pb2_grpc.WorkerServiceStub) -> float:
@@ -87,7 +91,9 @@ class Link:
             known = from_rpc_error(error)
             if isinstance(known, StaleTerm):
                 raise known from error
-            log.warning("link lost", worker_id=self.worker_id, why=known.message)
+            log.warning(
+                "link lost", worker_id=self.worker_id, why=explain(known.message, self.address) or known.message
+            )
             return any(text in known.message for text in REFUSED)
         finally:
             call.cancel()

@@ -145,7 +145,7 @@ class Reign:
 
     def _link(self, worker_id: str, address: str) -> None:
         self._unlink(worker_id)
-        link = self._links[worker_id] = Link(worker_id, address, self._hello, self)
+        link = self._links[worker_id] = Link(worker_id, address, self._hello, self, self._settings.client_tls)
         self._tasks[worker_id] = self._group.create_task(link.run(), name=f"worker {worker_id}")
 
     def _unlink(self, worker_id: str) -> None:

@@ -198,7 +198,7 @@ async def main(settings: WorkerSettings, stop: asyncio.Event) -> None:
         redis = await stack.enter_async_context(connect(settings.redis_url))
         memory = None
         if settings.memory_address:
-            channel = await stack.enter_async_context(open_channel(settings.memory_address))
+            channel = await stack.enter_async_context(open_channel(settings.memory_address, tls=settings.client_tls))
             memory = memory_pb2_grpc.MemoryServiceStub(channel)
         group = await stack.enter_async_context(asyncio.TaskGroup())
         worker = Worker(settings, redis, memory, Crew(group))

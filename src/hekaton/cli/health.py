@@ -1,10 +1,12 @@
 """`hekaton health`: for scripts and container health checks."""
 
+import os
 from typing import Annotated
 
 import typer
 
 from hekaton.cli.common import console, run
+from hekaton.config import tls_of
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.health import is_serving
 
@@ -20,5 +22,5 @@ def health(
 
 
 async def _ask(address: str, service: str) -> bool:
-    async with open_channel(address) as channel:
+    async with open_channel(address, tls=tls_of(os.environ)) as channel:
         return await is_serving(channel, service)

@@ -1,10 +1,23 @@
 """The `hekaton` command."""
 
+import os
+from typing import Annotated
+
 import typer
 
 from hekaton import __version__
-from hekaton.cli import bench, chaos, chat, demo, generate, health, keys, models, plan, pool, sim, up
+from hekaton.cli import bench, certs, chaos, chat, demo, generate, health, keys, models, plan, pool, sim, up
 from hekaton.cli.common import console
+from hekaton.config import ENV_PREFIX
+
+TlsCa = Annotated[
+    str | None,
+    typer.Option(envvar=f"{ENV_PREFIX}TLS_CA", help="Talk TLS; trust this authority, a PEM file, or: public."),
+]
+TlsCert = Annotated[
+    str | None, typer.Option(envvar=f"{ENV_PREFIX}TLS_CERT", help="PEM file of a certificate for who asks for one.")
+]
+TlsKey = Annotated[str | None, typer.Option(envvar=f"{ENV_PREFIX}TLS_KEY", help="PEM file of its private key.")]
 
 app = typer.Typer(
     name="hekaton",
@@ -27,8 +40,14 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
 ) -> None:
-    pass
+    # Clients and services that the command starts find it where their users put it as well.
+    for name, value in (("CA", tls_ca), ("CERT", tls_cert), ("KEY", tls_key)):
+        if value is not None:
+            os.environ[f"{ENV_PREFIX}TLS_{name}"] = value
 
 
 app.command("demo", rich_help_panel="Start here")(demo.demo)
@@ -36,6 +55,7 @@ app.command("up", rich_help_panel="Start here")(up.up)
 app.command("generate", rich_help_panel="Use a pool")(generate.generate)
 app.command("chat", rich_help_panel="Use a pool")(chat.chat)
 app.add_typer(models.app, name="models", rich_help_panel="Use a pool")
+app.command("certs", rich_help_panel="Use a pool")(certs.certs)
 app.add_typer(keys.app, name="keys", rich_help_panel="Use a pool")
 app.command("pool", rich_help_panel="Watch a pool")(pool.pool)
 app.command("health", rich_help_panel="Watch a pool")(health.health)

@@ -23,6 +23,7 @@ from hekaton.errors import Unavailable
 from hekaton.policy.live import live_policy
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.health import until_serving
+from hekaton.rpc.tls import CertificateFiles, ClientTls
 from hekaton.store.connect import connect
 from hekaton.store.embedded import EmbeddedRedis
 from hekaton.store.keys import Kind
@@ -58,6 +59,8 @@ class StackOptions:
     """The first router's address for HTTP, the others take free ports; empty: none serves HTTP."""
     auth: bool = False
     """Routers ask for API keys."""
+    tls_dir: Path | None = None
+    """TLS everywhere with the certificate there, issued for this machine if there is none."""
     redis_url: str = ""
     """Empty: an embedded server."""
     data_dir: Path | None = None
@@ -94,9 +97,13 @@ class Stack:
         self._say = say
         self._exit = AsyncExitStack()
         self._retired: set[Child] = set()
+        self.tls: ClientTls | None = None
+        """Of channels to its services."""
+        self._tls_files: CertificateFiles | None = None
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            self._take_certificates()
             run_dir = Path(tempfile.mkdtemp(prefix="hekaton-run-"))
             stack.callback(shutil.rmtree, run_dir, ignore_errors=True)
             segments = (self._options.shm_dir or _shared_memory() or run_dir) / run_dir.name
@@ -121,6 +128,8 @@ class Stack:
     async def launch(self, service: str, name: str, log: Path, settings: dict[str, str]) -> Child:
         """Starts a service; settings that are empty are left out."""
         common = {"redis_url": self.redis_url, "otlp_endpoint": self._options.otlp_endpoint}
+        if files := self._tls_files:
+            common |= {"tls_ca": str(files.ca), "tls_cert": str(files.cert), "tls_key": str(files.key)}
         wanted = {**common, f"{service}_id": name, **settings}
         flags = [f"--{key.replace('_', '-')}={value}" for key, value in wanted.items() if value]
         child = Child(name, [sys.executable, "-m", f"hekaton_{service}", *flags], log)
@@ -135,7 +144,7 @@ class Stack:
             return (await registry.list()).get(name)
 
         address = address_of(await self._until(announced, name))
-        async with open_channel(address) as channel:
+        async with open_channel(address, tls=self.tls) as channel:
             try:
                 async with asyncio.timeout(START_TIMEOUT_S):
                     await until_serving(channel)
@@ -159,6 +168,17 @@ class Stack:
                 return answer
         except TimeoutError:
             raise Unavailable(f"waited {START_TIMEOUT_S:.0f} s in vain for {what}") from None
+
+    def _take_certificates(self) -> None:
+        if self._options.tls_dir is None:
+            return
+        directory = self._options.tls_dir.resolve()
+        files = self._tls_files = CertificateFiles.of(directory)
+        if not files.cert.exists():
+            from hekaton.certs import issue
+
+            issue(directory)
+        self.tls = ClientTls(files.ca, files.cert, files.key)
 
     async def _redis(self, stack: AsyncExitStack) -> str:
         if self._options.redis_url:

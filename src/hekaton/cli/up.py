@@ -14,10 +14,11 @@ from rich.markup import escape
 from hekaton.cli.common import DEFAULT_ADDRESS, byte_size, check_device, console, fail, run, warn
 from hekaton.cli.sim_options import policy_options
 from hekaton.cli.supervisor import EMULATED, Stack, StackOptions
-from hekaton.client import Client
+from hekaton.client import Client, ClientTls
 from hekaton.errors import HekatonError, InvalidArgument, StoreUnavailable
 from hekaton.facts import Tenant
 from hekaton.policy.live import live_policy
+from hekaton.rpc.tls import CertificateFiles
 from hekaton.store.connect import connect
 from hekaton.store.tenants import Tenants
 
@@ -42,6 +43,9 @@ def up(
         str, typer.Option(help="The first router's OpenAI-compatible HTTP API; '' turns it off.")
     ] = DEFAULT_HTTP,
     auth: Annotated[bool, typer.Option("--auth", help="Ask for API keys; see hekaton keys.")] = False,
+    tls: Annotated[
+        Path | None, typer.Option(help="TLS everywhere, with the certificate in this directory; made if there is none.")
+    ] = None,
     redis_url: Annotated[str, typer.Option(help="An external Redis; an embedded server if empty.")] = "",
     data_dir: Annotated[
         Path | None, typer.Option(help="Where the embedded Redis keeps its data; it forgets all without.")
@@ -72,6 +76,7 @@ def up(
         listen=listen,
         http_listen=http_listen,
         auth=auth,
+        tls_dir=tls,
         redis_url=redis_url,
         data_dir=data_dir,
         shm_dir=shm_dir,
@@ -136,7 +141,7 @@ async def _up(options: StackOptions, models: list[tuple[str, str]], dtype: str) 
 async def _serve(options: StackOptions, models: list[tuple[str, str]], dtype: str, stop: asyncio.Event) -> None:
     console.print("starting the pool")
     async with Stack(options, warn) as stack, _operator(stack, options.auth) as api_key:
-        names = await register(stack.address, models, dtype, api_key)
+        names = await register(stack.address, models, dtype, api_key, stack.tls)
         if api_key:
             console.print(f"\nKeys are asked for. Until the pool stops the operator's is\n  {api_key}", markup=False)
             console.print(f"  hekaton keys create TENANT --redis-url {stack.redis_url}", markup=False, soft_wrap=True)
@@ -161,10 +166,16 @@ async def _operator(stack: Stack, auth: bool) -> AsyncIterator[str | None]:
                 await tenants.revoke(api_key.split("-")[1])
 
 
-async def register(address: str, models: list[tuple[str, str]], dtype: str, api_key: str | None = None) -> list[str]:
+async def register(
+    address: str,
+    models: list[tuple[str, str]],
+    dtype: str,
+    api_key: str | None = None,
+    tls: ClientTls | None = None,
+) -> list[str]:
     """Registers models one after the other; one that fails is reported and left out."""
     names = []
-    async with Client(address, api_key=api_key) as client:
+    async with Client(address, api_key=api_key, tls=tls) as client:
         for name, source in models:
             try:
                 with console.status(f"preparing {name}"):
@@ -184,11 +195,15 @@ def _welcome(stack: Stack, options: StackOptions, names: list[str]) -> None:
     address = "" if stack.address == DEFAULT_ADDRESS else f" --address {stack.address}"
     console.print(f"\n[bold]hekaton is up[/bold]: {options.workers} × {options.device}, router at {stack.address}\n")
     console.print("Try, in another terminal:")
+    if options.tls_dir:
+        ca = CertificateFiles.of(options.tls_dir.resolve()).ca
+        console.print(f"  export HEKATON_TLS_CA={ca}", markup=False, soft_wrap=True)
     if not names:
         console.print(f"  hekaton models add NAME DIRECTORY{address}")
     console.print(f"  hekaton generate {model} 'The capital of France is'{address}", markup=False)
     console.print(f"  hekaton pool --watch{address}")
     if stack.http_address:
         key = "api_key as above" if options.auth else "any api_key"
-        console.print(f"\nFor clients of the OpenAI API: base_url http://{stack.http_address}/v1, {key}")
+        scheme = "https" if options.tls_dir else "http"
+        console.print(f"\nFor clients of the OpenAI API: base_url {scheme}://{stack.http_address}/v1, {key}")
     console.print("Ctrl-C stops it.")

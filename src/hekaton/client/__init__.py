@@ -14,10 +14,12 @@ from hekaton.client.types import (
     Tokens,
     Worker,
 )
+from hekaton.rpc.tls import ClientTls
 
 __all__ = [
     "Accepted",
     "Client",
+    "ClientTls",
     "Completion",
     "Finished",
     "GenerationEvent",

@@ -22,12 +22,13 @@ from hekaton.client.types import (
     Prompt,
     SamplingOptions,
 )
-from hekaton.config import API_KEY_VARIABLE
+from hekaton.config import API_KEY_VARIABLE, tls_of
 from hekaton.errors import HekatonError, InvalidArgument, Unavailable
 from hekaton.facts import Slo, TurnRecord
 from hekaton.rpc import convert as wire
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import from_rpc_error, has_details
+from hekaton.rpc.tls import ClientTls, explain
 from hekaton.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc, pool_pb2, pool_pb2_grpc
 
 TIMEOUT_S = 10.0
@@ -38,9 +39,9 @@ REGISTER_TIMEOUT_S = 900.0
 class _Router:
     """One router's channel and stubs."""
 
-    def __init__(self, address: str, api_key: str) -> None:
+    def __init__(self, address: str, api_key: str, tls: ClientTls | None) -> None:
         self.address = address
-        self.channel = open_channel(address, api_key)
+        self.channel = open_channel(address, api_key, tls)
         self.inference = inference_pb2_grpc.InferenceServiceStub(self.channel)
         self.models = models_pb2_grpc.ModelServiceStub(self.channel)
         self.pool = pool_pb2_grpc.PoolServiceStub(self.channel)
@@ -55,10 +56,14 @@ class Client:
     ...     answer = await client.complete("smollm2", "Say hello.")
     """
 
-    def __init__(self, address: str, *more: str, api_key: str | None = None) -> None:
-        """`api_key` is the environment's HEKATON_API_KEY if it is None."""
+    def __init__(self, address: str, *more: str, api_key: str | None = None, tls: ClientTls | None = None) -> None:
+        """`api_key` is the environment's HEKATON_API_KEY if it is None, `tls` what its HEKATON_TLS_CA says.
+
+        Raises InvalidArgument for certificates that cannot be used.
+        """
         key = os.environ.get(API_KEY_VARIABLE, "") if api_key is None else api_key
-        self._routers = [_Router(one, key) for one in (address, *more)]
+        trusted = tls or tls_of(os.environ)
+        self._routers = [_Router(one, key, trusted) for one in (address, *more)]
         self._exit = AsyncExitStack()
         for router in self._routers:
             self._exit.push_async_callback(router.channel.close)
@@ -234,6 +239,7 @@ class Client:
         """What the router said, or that there is none."""
         if error.code() == grpc.StatusCode.UNAVAILABLE and not has_details(error):
             return Unavailable(
-                f"no router answers at {self.address}: start a pool with `hekaton up`, or give the address of one"
+                explain(error.details() or "", self.address)
+                or f"no router answers at {self.address}: start a pool with `hekaton up`, or give the address of one"
             )
         return from_rpc_error(error)

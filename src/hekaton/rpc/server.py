@@ -19,6 +19,7 @@ from hekaton.errors import InvalidArgument
 from hekaton.rpc.channel import KEEPALIVE_MS
 from hekaton.rpc.interceptors import Guard, ServerInterceptor, let_in
 from hekaton.rpc.stopping import LAST_RESORT_S, until_stopped
+from hekaton.rpc.tls import ServerTls, is_unix
 
 log = structlog.get_logger(__name__)
 MAX_PORT = 65_535
@@ -66,12 +67,13 @@ async def serving(
     """
     server = grpc.aio.server(interceptors=[ServerInterceptor(guard)], options=_server_options(max_message_bytes))
     host = settings.listen.rsplit(":", 1)[0]
-    check_listen("listen", settings.listen, settings.insecure_listen)
+    tls = None if is_unix(settings.listen) else settings.listen_tls
+    check_listen("listen", settings.listen, settings.insecure_listen or tls is not None)
     try:
-        port = server.add_insecure_port(settings.listen)
+        port = _add_port(server, settings.listen, tls)
     except RuntimeError as error:
         raise InvalidArgument(f"cannot listen on {settings.listen}: is the port taken?") from error
-    address = settings.advertise or (settings.listen if settings.listen.startswith("unix:") else f"{host}:{port}")
+    address = settings.advertise or (settings.listen if is_unix(settings.listen) else f"{host}:{port}")
     names = [servicer.name for servicer in servicers]
     running = RunningServer(server, address, names)
     for servicer in servicers:
@@ -108,10 +110,16 @@ async def _until_signalled(settings: S, main: Callable[[S, asyncio.Event], Await
     await until_stopped(main(settings, stop), stop, settings.drain_timeout_s + LAST_RESORT_S)
 
 
-def check_listen(name: str, address: str, insecure: bool) -> None:
-    """Raises InvalidArgument for an address that others could reach, unless that was asked for."""
-    if not insecure and not _is_loopback(address):
-        raise InvalidArgument(f"{name}={address} is not loopback: set insecure_listen to serve without TLS")
+def _add_port(server: grpc.aio.Server, address: str, tls: ServerTls | None) -> int:
+    return server.add_secure_port(address, tls.grpc_credentials()) if tls else server.add_insecure_port(address)
+
+
+def check_listen(name: str, address: str, anywhere: bool) -> None:
+    """Raises InvalidArgument for an address that others could reach, unless that is safe or was asked for."""
+    if not anywhere and not _is_loopback(address):
+        raise InvalidArgument(
+            f"{name}={address} is not loopback: set tls_cert, tls_key and tls_ca, or insecure_listen to do without TLS"
+        )
 
 
 def host_and_port(name: str, address: str) -> tuple[str, int]:
@@ -140,7 +148,7 @@ def _server_options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
 
 
 def _is_loopback(listen: str) -> bool:
-    if listen.startswith("unix:"):
+    if is_unix(listen):
         return True
     host = listen.rsplit(":", 1)[0].strip("[]")
     if host == "localhost":

@@ -58,6 +58,7 @@ async def serving_http(settings: RouterSettings, app: ASGIApp) -> AsyncIterator[
         ws="none",
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
+        ssl_context_factory=(lambda *_: tls.ssl_context()) if (tls := settings.public_tls) else None,
     )
     with _socket(settings) as listener:
         running = RunningHttp(listener, config)
@@ -69,7 +70,7 @@ async def serving_http(settings: RouterSettings, app: ASGIApp) -> AsyncIterator[
 
 
 def _socket(settings: RouterSettings) -> socket.socket:
-    check_listen("http_listen", settings.http_listen, settings.insecure_listen)
+    check_listen("http_listen", settings.http_listen, settings.insecure_listen or settings.public_tls is not None)
     host, port = host_and_port("http_listen", settings.http_listen)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
