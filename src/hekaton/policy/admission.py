@@ -50,7 +50,11 @@ def outlooks(
 
 def _offer(request: PlacementRequest, costs: ModelCosts, worker: PoolWorker, load: Load) -> Outlook:
     there = request.model in worker.resident or request.model in worker.loading
-    after = load.with_request(costs) if request.model in worker.requests else load.with_model(costs, 1)
+    after = (
+        load.with_request(costs, worker.requests[request.model])
+        if request.model in worker.requests
+        else load.with_model(costs, 1)
+    )
     share = after.share(worker.device_memory_bytes, request.ttft_s, request.tbt_s)
     prefill_s = costs.prefill_s(request.prompt_tokens)
     return Outlook(prefill_s if there else costs.load_s + prefill_s, share * request.tbt_s)

@@ -11,6 +11,9 @@ CANDIDATES = 8
 """Of the workers without the model, so many of the least loaded are looked at closely."""
 WORKERS_A_MOVE = 16
 """One model at most moves at a time for each so many workers: a move is seen in the loads before the next is made."""
+SPREAD = 0.9
+"""Load up to which a worker is given requests of a model that runs elsewhere: one that floods the pool takes no more
+than what the others leave."""
 FULL = 0.8
 """Load below which nothing moves away from a worker."""
 SLO_WEIGHT = 0.05
@@ -43,15 +46,16 @@ class AffinityPlacement(Placement):
 
     A worker on which nothing of the model runs adds `affinity` times the share of a TBT that the model's step takes,
     since two requests of one model in one batch cost little more than one; where the weights are missing too,
-    `load_weight` for each second of loading them. A model moves from the most to the least loaded worker if that makes
-    the worse of the two better by `hysteresis`.
+    `load_weight` times the share of a TTFT that loading them takes. A model that runs somewhere goes to another worker
+    only where that has time for it. A model moves from the most to the least loaded worker if that makes the worse of
+    the two better by `hysteresis`.
     """
 
     def __init__(
         self,
         costs: CostsOf,
         affinity: float = 3.0,
-        load_weight: float = 0.03,
+        load_weight: float = 0.3,
         copy_weight: float = COPY_WEIGHT,
         hysteresis: float = 0.02,
     ) -> None:
@@ -69,18 +73,22 @@ class AffinityPlacement(Placement):
         self._slo.saw(request)
         costs = self._costs(request.model)
         elsewhere = self._affinity * costs.step_base_s / request.tbt_s
-        absent = elsewhere + self._load_weight * costs.load_s
+        absent = elsewhere + self._load_weight * costs.load_s / request.ttft_s
 
-        def rank(worker: PoolWorker) -> tuple[float, str]:
+        candidates = self._candidates(request, workers)
+        spreads = any(request.model in worker.requests for worker in candidates)
+
+        def rank(worker: PoolWorker) -> tuple[bool, float, str]:
             load = self._look(worker, request.ttft_s, request.tbt_s).load
             if request.model in worker.requests:
-                after, moved = load.with_request(costs), 0.0
+                after, moved = load.with_request(costs, worker.requests[request.model]), 0.0
             else:
                 after, moved = load.with_model(costs, 1), elsewhere if _holds(worker, request.model) else absent
             share = after.share(worker.device_memory_bytes, request.ttft_s, request.tbt_s, self._copy_weight)
-            return share + moved, worker.worker_id
+            crowds_out = spreads and request.model not in worker.requests and share > SPREAD
+            return crowds_out, share + moved, worker.worker_id
 
-        chosen = min(self._candidates(request, workers), key=rank, default=None)
+        chosen = min(candidates, key=rank, default=None)
         return chosen.worker_id if chosen else None
 
     def _candidates(self, request: PlacementRequest, workers: Sequence[PoolWorker]) -> list[PoolWorker]:

@@ -9,6 +9,9 @@ CONTEXT_TOKENS = 600
 """Of a typical request, prompt and half its output."""
 OUTPUT_TOKENS = 250
 
+BATCH = 64
+"""Requests that one step serves at most."""
+
 CROWDED = 3.0
 """What each part of the device counts by which a model's requests need more KV than there can be: they wait for it."""
 
@@ -25,7 +28,6 @@ CostsOf = Callable[[str], ModelCosts]
 class Load:
     """Of one worker."""
 
-    models: int = 0
     step_s: float = 0.0
     """One step of each active model, with the prefills that fall to it."""
     bundles_bytes: float = 0.0
@@ -40,33 +42,34 @@ class Load:
         bundle = costs.weight_bytes + requests * _kv_bytes(costs)
         _, second, largest = sorted((self.largest_bytes, self.second_bytes, bundle))
         return Load(
-            self.models + 1,
-            self.step_s + costs.step_base_s + requests * _request_s(costs),
+            self.step_s + _batches(requests) * costs.step_base_s + requests * _request_s(costs),
             self.bundles_bytes + bundle,
             largest,
             second,
             costs.load_s / costs.weight_bytes,
         )
 
-    def with_request(self, costs: ModelCosts) -> "Load":
-        """And one more request of a model that is active already. The largest bundles are left as they are."""
-        step_s, bundles_bytes = self.step_s + _request_s(costs), self.bundles_bytes + _kv_bytes(costs)
-        return Load(self.models, step_s, bundles_bytes, self.largest_bytes, self.second_bytes, self.copy_s_per_byte)
+    def with_request(self, costs: ModelCosts, before: int) -> "Load":
+        """And one more request of a model that has so many already. The largest bundles are left as they are."""
+        more_batches = _batches(before + 1) - _batches(before)
+        step_s = self.step_s + more_batches * costs.step_base_s + _request_s(costs)
+        bundles_bytes = self.bundles_bytes + _kv_bytes(costs)
+        return Load(step_s, bundles_bytes, self.largest_bytes, self.second_bytes, self.copy_s_per_byte)
 
     def share(self, memory_bytes: int, ttft_s: float, tbt_s: float, copy_weight: float = COPY_WEIGHT) -> float:
         """How much of the worker is taken; at 1 it has no time left.
 
         Steps fill a TBT. Copies fill a TTFT, in which everything must come once that cannot stay on the device beside
         what runs and what is loaded next. They go on side by side, so the fuller one counts, and the sum a little; but
-        where the largest bundle does not fit beside a usual one, they must wait for each other. Where it does not even
-        fit alone, its requests wait for each other.
+        where the two largest bundles do not fit beside each other, they must wait. Where the largest does not even fit
+        alone, its requests wait for each other.
         """
         steps = self.step_s / tbt_s
         if self.bundles_bytes <= memory_bytes:
             return 1.1 * steps
         stays_bytes = max(memory_bytes - self.largest_bytes - self.second_bytes, 0.0)
         copies = copy_weight * (self.bundles_bytes - stays_bytes) * self.copy_s_per_byte / ttft_s
-        excess = max(self.largest_bytes + self.bundles_bytes / self.models - memory_bytes, 0.0) / memory_bytes
+        excess = max(self.largest_bytes + self.second_bytes - memory_bytes, 0.0) / memory_bytes
         crowded = CROWDED * max(self.largest_bytes - memory_bytes, 0.0) / memory_bytes
         serial = min(steps, copies) * min(SERIAL * excess, 1.0)
         return max(steps, copies) + 0.1 * (steps + copies) + serial + crowded
@@ -74,16 +77,20 @@ class Load:
 
 def load_of(requests: Mapping[str, int], costs_of: CostsOf) -> Load:
     """Of live requests, counted by model."""
-    models, step_s, bundles, largest, second, copy_s_per_byte = 0, 0.0, 0.0, 0.0, 0.0, 0.0
+    step_s, bundles, largest, second, copy_s_per_byte = 0.0, 0.0, 0.0, 0.0, 0.0
     for model, count in requests.items():
         costs = costs_of(model)
         bundle = costs.weight_bytes + count * _kv_bytes(costs)
-        models += 1
-        step_s += costs.step_base_s + count * _request_s(costs)
+        step_s += _batches(count) * costs.step_base_s + count * _request_s(costs)
         bundles += bundle
         largest, second = (bundle, largest) if bundle > largest else (largest, max(second, bundle))
         copy_s_per_byte = costs.load_s / costs.weight_bytes
-    return Load(models, step_s, bundles, largest, second, copy_s_per_byte)
+    return Load(step_s, bundles, largest, second, copy_s_per_byte)
+
+
+def _batches(requests: int) -> float:
+    """How many a model with so many requests makes for each token: one while they fit into a batch."""
+    return max(requests / BATCH, 1.0)
 
 
 def _kv_bytes(costs: ModelCosts) -> float:

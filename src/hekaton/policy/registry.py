@@ -64,7 +64,7 @@ class Slack(_Unified):
     max_turn_s: float = 4.0
     kv_reserve: float = 0.02
     affinity: float = 3.0
-    load_weight: float = 0.03
+    load_weight: float = 0.3
     copy_weight: float = COPY_WEIGHT
     hysteresis: float = 0.02
 

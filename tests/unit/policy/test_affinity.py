@@ -67,6 +67,19 @@ def test_an_overloaded_worker_has_no_affinity() -> None:
     assert placement().place(REQUEST, (busy,)) == "busy"
 
 
+def test_a_model_that_floods_the_pool_takes_no_worker_from_the_others() -> None:
+    flooded, busy = worker("flooded", {"a": 500}), worker("busy", {"heavy": 1, "b": 1})
+    assert placement().place(REQUEST, (flooded, busy)) == "flooded"
+    assert placement().place(REQUEST, (flooded, busy, worker("idle"))) == "idle"
+    assert placement().place(replace(REQUEST, model="c"), (flooded, busy)) == "busy"
+
+
+def test_a_missing_model_counts_by_the_share_of_a_ttft_that_its_load_takes() -> None:
+    workers = (worker("holds", {"b": 1}, resident="a"), worker("idle"))
+    assert placement().place(REQUEST, workers) == "idle"
+    assert placement().place(replace(REQUEST, ttft_s=1.0), workers) == "holds"
+
+
 def test_draining_and_small_workers_are_never_taken() -> None:
     assert placement().place(REQUEST, (worker("gone", draining=True), worker("small", memory=599))) is None
     assert placement().place(REQUEST, (worker("fits", memory=600),)) == "fits"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hekaton.policy.load import CONTEXT_TOKENS, OUTPUT_TOKENS, Load, load_of
+from hekaton.policy.load import BATCH, CONTEXT_TOKENS, OUTPUT_TOKENS, Load, load_of
 from hekaton.policy.types import ModelCosts
 
 GB = 10**9
@@ -35,10 +35,16 @@ def test_copies_count_where_the_models_do_not_fit_together() -> None:
     assert share(load) == pytest.approx(copies + 0.1 * (copies + steps))
 
 
+def test_more_requests_than_one_batch_holds_make_more_steps() -> None:
+    one, two = (load_of({"a": count}, lambda _: SMALL) for count in (BATCH, 2 * BATCH))
+    assert two.step_s == pytest.approx(2 * one.step_s)
+    assert one.with_request(SMALL, BATCH).step_s == pytest.approx(load_of({"a": BATCH + 1}, lambda _: SMALL).step_s)
+
+
 def test_models_that_do_not_fit_beside_each_other_wait_for_each_other() -> None:
     crowded = load_of({"a": 30, "b": 30}, lambda _: LARGE)
     roomy = replace(crowded, largest_bytes=0.0, second_bytes=0.0)
-    assert crowded.largest_bytes + crowded.bundles_bytes / 2 > MEMORY
+    assert crowded.largest_bytes + crowded.second_bytes > MEMORY
     assert share(crowded) > max(crowded.step_s / 0.1, share(roomy))
 
 
@@ -55,4 +61,4 @@ def test_more_to_do_is_never_less_load(requests: dict[str, int], count: int) -> 
     load = load_of(requests, lambda name: LARGE if name in "ab" else SMALL)
     assert share(load.with_model(SMALL, count)) >= share(load)
     if requests:
-        assert share(load.with_request(SMALL)) >= share(load)
+        assert share(load.with_request(SMALL, count)) >= share(load)

@@ -79,7 +79,7 @@ def test_a_pool_that_sheds_refuses_nobody_while_it_can_serve_all() -> None:
 
 def test_a_run_gives_what_it_gave_before() -> None:
     """A change here is a change of what every published figure rests on: measure them again."""
-    golden = {"slack": (593, 341, 0.9998), "aegaeon": (242, 200, 0.1909), "request-level": (107, 0, 0.3061)}
+    golden = {"slack": (582, 356, 0.9997), "aegaeon": (242, 200, 0.1909), "request-level": (107, 0, 0.3061)}
     asked = workload.read(DATA / "workloads" / "sharegpt-48models-0.1rps.csv")[:200]
     for policy, expected in golden.items():
         run = simulate(asked, Settings(policy, gpus=4))
