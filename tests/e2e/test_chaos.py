@@ -1,14 +1,18 @@
 """`hekaton chaos` in short: everything breaks but the contract. The long runs are `make chaos`."""
 
 import json
+import subprocess
+import tempfile
+from pathlib import Path
 from random import Random
 
 import pytest
 
-from fakes.commands import hekaton
+from fakes.commands import HEKATON, environment, hekaton
 from hekaton.chaos.faults import LONGEST_S, MIXED, SCENARIOS, SHORTEST_S, Kind, draw, possible
 from hekaton.chaos.load import Case, End, Outcome
 from hekaton.chaos.report import Report, report
+from hekaton.cli.common import TERMINATED
 
 
 def test_the_contract_holds_while_everything_breaks() -> None:
@@ -31,6 +35,19 @@ def test_the_contract_holds_while_everything_breaks() -> None:
     assert (found["requests"], found["lost"], found["wrong_tokens"], found["duplicated_tokens"]) == (40, 0, 0, 0)
     assert found["terminal"] == found["accepted"] > 0
     assert sum(found["faults"].values()) >= 1
+
+
+def test_a_terminated_run_ends_cleanly_and_leaves_nothing_behind() -> None:
+    with tempfile.TemporaryDirectory(prefix="hk-") as temporary:
+        command = [*HEKATON, "chaos", "--device", "emulated:h800", "--interval", "0.5", "1", "--requests", "100000"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, env=environment(TMPDIR=temporary), stderr=pipe, text=True) as process:
+            assert process.stderr is not None
+            said = [next(line for line in process.stderr if "requests done" in line)]
+            process.terminate()
+            said += process.stderr
+            assert (process.wait(), "Traceback" in "".join(said)) == (TERMINATED, False)
+        assert not list(Path(temporary).iterdir())
 
 
 def test_every_kind_of_fault_is_drawn_within_its_bounds() -> None:

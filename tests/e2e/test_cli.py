@@ -1,6 +1,7 @@
 """The commands as a user runs them: processes of their own against a pool of emulated devices."""
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -109,9 +110,13 @@ def test_ctrl_c_stops_the_pool_and_leaves_nothing_behind() -> None:
         assert not list(up.temporary.iterdir())
 
 
-def test_a_killed_supervisor_takes_all_with_it() -> None:
+def test_a_killed_supervisor_takes_all_with_it_even_what_is_frozen() -> None:
     with running_up(*EMULATED) as up:
         assert len(up.processes()) == PROCESSES
+        workers = up.running("hekaton_worker")
+        assert workers
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
         up.process.kill()
         up.process.wait()
         up.until_gone(STOP_TIMEOUT_S)

@@ -258,11 +258,11 @@ async def test_without_a_worker_requests_are_unavailable_with_a_time_to_retry() 
         assert caught.value.retry_after_s
 
 
-async def test_with_a_data_directory_models_survive_the_pool(checkpoints: Path, tmp_path: Path) -> None:
-    options = StackOptions(device_memory=str(DEVICE_BYTES), host_memory="64MiB", data_dir=tmp_path / "data")
+async def test_with_a_data_directory_models_survive_the_pool(tmp_path: Path) -> None:
+    options = StackOptions(device="emulated:h800", device_memory="80GiB", data_dir=tmp_path / "data")
     async with Stack(options, print) as stack, Client(stack.address) as client:
-        await client.register_model("tiny", str(checkpoints / "tiny"), dtype="float32")
-        before = await client.complete("tiny", "hello", GREEDY)
+        await client.register_model("seven", "emulated:qwen2.5-7b")
+        before = await client.complete("seven", "hello", replace(GREEDY, seed=1))
     async with Stack(options, print) as stack, Client(stack.address) as client:
-        after = await client.complete("tiny", "hello", GREEDY)
+        after = await client.complete("seven", "hello", replace(GREEDY, seed=1))
     assert after.token_ids == before.token_ids

@@ -49,6 +49,11 @@ class Up:
         mark = os.fsencode(self.temporary)
         return {int(folder.name) for folder in Path("/proc").glob("[0-9]*") if mark in _facts_of(folder)}
 
+    def running(self, module: str) -> set[int]:
+        """Those of its processes that run a module of Python."""
+        mark = f"-m\0{module}\0".encode()
+        return {pid for pid in self.processes() if mark in (Path("/proc") / str(pid) / "cmdline").read_bytes()}
+
     def until_gone(self, timeout_s: float) -> None:
         """Returns when none of its processes lives. Raises RetryError if some still do."""
         Retrying(retry=retry_if_result(bool), wait=wait_fixed(0.05), stop=stop_after_delay(timeout_s))(self.processes)

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from fakes.waiting import PATIENCE_S
 from hekaton.rpc.channel import open_channel
 from hekaton.v1 import worker_pb2 as pb
 from hekaton.v1 import worker_pb2_grpc
@@ -31,7 +32,7 @@ class Commander:
     async def revoke(self, request_id: str, epoch: int) -> None:
         await self.call.write(pb.ControlRequest(revoke=pb.Revoke(request_id=request_id, epoch=epoch)))
 
-    async def released(self, timeout_s: float = 10.0) -> pb.Released:
+    async def released(self, timeout_s: float = PATIENCE_S) -> pb.Released:
         """The next request that the worker is done with."""
         async with asyncio.timeout(timeout_s):
             while not (message := await self._read()).HasField("released"):
@@ -40,7 +41,7 @@ class Commander:
 
     async def resident(self, model: str) -> None:
         """Returns when a report says that a model is there."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while model not in (await self._read()).state.status.resident_models:
                 pass
 
@@ -75,18 +76,18 @@ class Listener:
         stop = pb.StopOnWorker(request_id=request_id, epoch=epoch, tokens=tokens)
         await self._call.write(pb.StreamTokensRequest(stop=stop))
 
-    async def end(self, request_id: str, timeout_s: float = 10.0) -> pb.Ended:
+    async def end(self, request_id: str, timeout_s: float = PATIENCE_S) -> pb.Ended:
         """The request's terminal event."""
         await self._until(lambda: request_id in self.ended, timeout_s)
         return self.ended[request_id]
 
-    async def tokens(self, request_id: str, count: int, timeout_s: float = 10.0) -> list[int]:
+    async def tokens(self, request_id: str, count: int, timeout_s: float = PATIENCE_S) -> list[int]:
         """Returns when at least so many have come."""
         await self._until(lambda: len(self.known[request_id]) >= count, timeout_s)
         return self.known[request_id]
 
     async def assigned(self, request_id: str) -> int:
-        await self._until(lambda: request_id in self.epochs, 10)
+        await self._until(lambda: request_id in self.epochs, PATIENCE_S)
         return self.epochs[request_id]
 
     async def _take(self, message: pb.StreamTokensResponse) -> None:

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis.asyncio import Redis
 from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
 
+from fakes.waiting import PATIENCE_S
 from hekaton.config import RouterSettings
 from hekaton.errors import HekatonError
 from hekaton.policy.admission import Admission
@@ -35,13 +36,13 @@ class RouterClient:
         self.pool = pool_pb2_grpc.PoolServiceStub(channel)
         self.health = health_pb2_grpc.HealthStub(channel)
 
-    def generate(self, request: pb.GenerateRequest, *, timeout_s: float = 20.0) -> "Stream":
+    def generate(self, request: pb.GenerateRequest, *, timeout_s: float = PATIENCE_S) -> "Stream":
         return Stream(self.inference.Generate(request, timeout=timeout_s))
 
     async def until_serving(self, expected: bool = True) -> None:
         """Waits until the health check says so."""
         wanted = health_pb2.HealthCheckResponse.SERVING if expected else health_pb2.HealthCheckResponse.NOT_SERVING
-        async for answer in self.health.Watch(health_pb2.HealthCheckRequest(), timeout=10):
+        async for answer in self.health.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S):
             if answer.status == wanted:
                 return
 
@@ -137,7 +138,7 @@ async def address_of(redis: Redis, router_id: str, kind: Kind = Kind.ROUTER) -> 
     return (await eventually(registry.list, lambda members: router_id in members))[router_id].decode()
 
 
-async def eventually(look: Callable[[], Awaitable[T]], good: Callable[[T], bool], timeout_s: float = 5.0) -> T:
+async def eventually(look: Callable[[], Awaitable[T]], good: Callable[[T], bool], timeout_s: float = PATIENCE_S) -> T:
     """What `look` returns once it is good."""
     retrying = AsyncRetrying(
         retry=retry_if_result(lambda seen: not good(seen)), wait=wait_fixed(0.02), stop=stop_after_delay(timeout_s)

@@ -2,13 +2,13 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from fakes.waiting import eventually
+from fakes.waiting import PATIENCE_S, eventually
 from hekaton.config import SchedulerSettings
 from hekaton.facts import RequestState
 from hekaton.policy.admission import Admission
@@ -20,7 +20,8 @@ from hekaton.store.workers import Registry
 from hekaton.v1 import scheduler_pb2, scheduler_pb2_grpc
 from hekaton_scheduler.service import main
 
-LEADER_LEASE_S = 0.6
+LEADER_LEASE_S = 1.5
+"""Longer than a busy machine lets this process wait."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class RunningScheduler:
     async def status(self) -> scheduler_pb2.GetSchedulerStatusResponse:
         async with open_channel(self.address) as channel:
             stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
-            return await stub.GetSchedulerStatus(scheduler_pb2.GetSchedulerStatusRequest(), timeout=5)
+            return await stub.GetSchedulerStatus(scheduler_pb2.GetSchedulerStatusRequest(), timeout=PATIENCE_S)
 
     async def leads(self) -> bool:
         return (await self.status()).leader
@@ -55,6 +56,8 @@ async def running_scheduler(
     max_attempts: int = 3,
     policy: str = "slack",
     admission: Admission = Admission.QUEUE,
+    leader_lease_s: float = LEADER_LEASE_S,
+    policy_option: Mapping[str, float] | None = None,
 ) -> AsyncIterator[RunningScheduler]:
     """The scheduler's whole service in this process. Stopped at the end."""
     settings = SchedulerSettings(
@@ -62,9 +65,10 @@ async def running_scheduler(
         scheduler_id=scheduler_id,
         heartbeat_s=0.1,
         lease_s=0.6,
-        leader_lease_s=LEADER_LEASE_S,
+        leader_lease_s=leader_lease_s,
         max_attempts=max_attempts,
         policy=policy,
+        policy_option=dict(policy_option or {}),
         admission=admission,
         drain_timeout_s=0.2,
     )
@@ -95,7 +99,7 @@ async def summary(redis: Redis, request_id: str) -> RequestSummary:
     return (await Requests(redis).peek([request_id]))[request_id]
 
 
-async def reaches(redis: Redis, request_id: str, state: RequestState, timeout_s: float = 10.0) -> RequestSummary:
+async def reaches(redis: Redis, request_id: str, state: RequestState, timeout_s: float = PATIENCE_S) -> RequestSummary:
     """The request, once it is in this state."""
 
     async def there() -> bool:
@@ -111,5 +115,5 @@ async def _address_of(redis: Redis, scheduler_id: str) -> str:
     async def listed() -> bool:
         return scheduler_id in await registry.list()
 
-    await eventually(listed, 20)
+    await eventually(listed)
     return (await registry.list())[scheduler_id].decode()

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import grpc.aio
 from redis.asyncio import Redis
 
+from fakes.workers import next_queued
 from hekaton.errors import HekatonError
 from hekaton.facts import RequestState, RequestStats
 from hekaton.rpc.interceptors import Context
@@ -45,7 +46,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     async def take(self, *, term: int = 1) -> str:
         """Places the next queued request here, as a scheduler would, and announces it."""
-        [(entry_id, request_id)] = await self._queue.read(term, 1, 3000)
+        entry_id, request_id = await next_queued(self._queue, term)
         epoch = await self._store.place(request_id, entry_id, self.status.worker_id, term)
         stored = await self._store.load(request_id)
         assert epoch is not None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from fakes.waiting import eventually
+from fakes.waiting import PATIENCE_S, eventually
 from hekaton.config import WorkerSettings
 from hekaton.engine.emulated import emulated_token
 from hekaton.engine.profiles import emulated_spec
@@ -16,7 +16,7 @@ from hekaton.facts import CatalogEntry, ModelState, RequestRecord, Sampling, Slo
 from hekaton.policy.types import Role
 from hekaton.store.catalog import Catalog
 from hekaton.store.keys import Kind
-from hekaton.store.queue import Queue
+from hekaton.store.queue import Entry, Queue
 from hekaton.store.requests import Requests
 from hekaton.store.workers import Registry
 from hekaton.v1 import pool_pb2
@@ -27,6 +27,8 @@ SPEC = emulated_spec(CLASS)
 SLO = Slo(ttft_s=10.0, tbt_s=0.1)
 PROMPT = (1, 2, 3)
 MEMORY_BYTES = 40_000_000_000
+LEASE_S = 3.0
+"""Longer than a busy machine lets a living process wait."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def worker_settings(
         device="emulated:h800",
         device_memory=MEMORY_BYTES,
         heartbeat_s=changes.get("heartbeat_s", 0.1),
-        lease_s=changes.get("lease_s", 0.6),
+        lease_s=changes.get("lease_s", LEASE_S),
         time_scale=changes.get("time_scale", 0.1),
         drain_timeout_s=changes.get("drain_timeout_s", 0.3),
         policy=policy,
@@ -93,7 +95,7 @@ async def address_of(redis: Redis, worker_id: str) -> str:
     async def listed() -> bool:
         return worker_id in await registry.list()
 
-    await eventually(listed, 20)
+    await eventually(listed)
     return pool_pb2.WorkerStatus.FromString((await registry.list())[worker_id]).address
 
 
@@ -110,9 +112,17 @@ async def accept(redis: Redis, record: RequestRecord) -> None:
     assert await Requests(redis).accept(record, PROMPT, 1000)
 
 
+async def next_queued(queue: Queue, term: int) -> Entry:
+    """Takes the next entry, as a leader would, once there is one."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not (entries := await queue.read(term, 1, 3000)):
+            pass
+    return entries[0]
+
+
 async def place(redis: Redis, worker_id: str, term: int = 1) -> tuple[str, int]:
     """Places the next queued request, as a scheduler would; its id and epoch."""
-    [(entry_id, request_id)] = await Queue(redis, "test").read(term, 1, 3000)
+    entry_id, request_id = await next_queued(Queue(redis, "test"), term)
     epoch = await Requests(redis).place(request_id, entry_id, worker_id, term)
     assert epoch is not None
     return request_id, epoch

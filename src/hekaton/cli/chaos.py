@@ -1,7 +1,6 @@
 """`hekaton chaos`: breaks a pool of its own, and says whether the delivery contract held."""
 
 import json
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -38,8 +37,6 @@ def chaos(
     if scenario != MIXED and scenario not in SCENARIOS:
         raise typer.BadParameter(f"{scenario!r} is no scenario: say {MIXED}, {', '.join(SCENARIOS)}")
     check_device(device)
-    # What is frozen must wake up, and what was made must go, however this ends.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = ChaosOptions(scenario, requests, seed, device, concurrency, interval, longest, log_dir)
     found = run(run_chaos(options, lambda text: stderr.print(text, style="dim", markup=False, soft_wrap=True)))
     if as_json:

@@ -15,7 +15,10 @@ TAIL_LINES = 5
 
 
 class Child:
-    """Started in a session of its own: Ctrl-C in the terminal is for the supervisor, who stops things in order."""
+    """Started in a process group of its own: Ctrl-C in the terminal is for the supervisor, who stops things in order.
+
+    Not in a session of its own: when the supervisor dies, the kernel wakes up what is frozen in such a group.
+    """
 
     def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
         self.name = name
@@ -35,7 +38,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
+                process_group=0,
             )
 
     async def wait(self) -> int:
@@ -63,10 +66,11 @@ class Child:
             self._process.send_signal(number)
 
     async def stop(self, grace_s: float) -> None:
-        """SIGTERM, then SIGKILL after `grace_s`."""
+        """SIGTERM, also to one that is frozen, then SIGKILL after `grace_s`."""
         if self._process is None or self._process.returncode is not None:
             return
         self._process.terminate()
+        self._process.send_signal(signal.SIGCONT)
         try:
             async with asyncio.timeout(grace_s):
                 await self._process.wait()

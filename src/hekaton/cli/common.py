@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import signal
+import threading
 from collections.abc import Coroutine
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -16,6 +18,7 @@ from hekaton.errors import HekatonError
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 INTERRUPTED = 130
+TERMINATED = 143
 DEVICE = re.compile(r"cpu|cuda(:\d+)?|emulated:(\w+)")
 
 console = Console(highlight=False, emoji=False)
@@ -28,15 +31,27 @@ Address = Annotated[
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a command's coroutine. An error of hekaton or of a file ends the process with status 1 and its message."""
+    """Runs a command's coroutine. An error of hekaton or of a file ends the process with status 1 and its message.
+
+    SIGTERM cancels it, as Ctrl-C does, so that it mends and removes what it must.
+    """
     try:
-        return asyncio.run(work)
+        return asyncio.run(_terminable(work))
+    except asyncio.CancelledError:
+        raise typer.Exit(TERMINATED) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except HekatonError as error:
         fail(error.message)
     except OSError as error:
         fail(str(error))
+
+
+async def _terminable(work: Coroutine[Any, Any, T]) -> T:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    if task and threading.current_thread() is threading.main_thread():
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
 
 def warn(message: str) -> None:

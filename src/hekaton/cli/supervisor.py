@@ -100,6 +100,8 @@ class Stack:
         self.tls: ClientTls | None = None
         """Of channels to its services."""
         self._tls_files: CertificateFiles | None = None
+        self._up = False
+        self._watches: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -117,8 +119,10 @@ class Stack:
             logs.mkdir(parents=True, exist_ok=True)
             await _Start(self, self._options, run_dir, logs, segments, redis).run()
             await self._until(Leadership(redis).current, "a scheduler to lead")
-            watch = asyncio.create_task(self._keep_alive(), name="keep children alive")
-            stack.push_async_callback(end, watch)
+            stack.push_async_callback(self._unwatch)
+            self._up = True
+            for child in self.children:
+                self._watch(child)
             self._exit = stack.pop_all()
         return self
 
@@ -135,6 +139,8 @@ class Stack:
         child = Child(name, [sys.executable, "-m", f"hekaton_{service}", *flags], log)
         self.children.append(child)
         await child.start()
+        if self._up:
+            self._watch(child)
         return child
 
     async def serving(self, registry: Registry, name: str, address_of: Callable[[bytes], str]) -> str:
@@ -188,11 +194,13 @@ class Stack:
         stack.push_async_callback(asyncio.to_thread, server.stop)
         return server.url
 
-    async def _keep_alive(self) -> None:
-        """Until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for child in self.children:
-                group.create_task(self._restart(child))
+    def _watch(self, child: Child) -> None:
+        """Starts it again when it ends, from now on."""
+        self._watches.append(asyncio.create_task(self._restart(child), name=f"keep {child.name} alive"))
+
+    async def _unwatch(self) -> None:
+        self._up = False
+        await end(*self._watches)
 
     async def _restart(self, child: Child) -> None:
         for delay_s in self._options.restarts_s:

@@ -34,7 +34,7 @@ SUPERVISOR = """
 temporary=$1; shift
 exec 3<&0
 "$@" 3<&- </dev/null & server=$!
-{ read -r _ <&3; kill "$server" 2>/dev/null; } & watcher=$!
+{ read -r _ <&3; kill "$server" && kill -CONT "$server"; } 2>/dev/null & watcher=$!
 wait "$server"; status=$?
 kill "$watcher" 2>/dev/null
 wait "$watcher" && rm -rf "$temporary"

@@ -36,7 +36,7 @@ async def process(directory: Path, *flags: str) -> AsyncIterator[asyncio.subproc
 async def client(directory: Path) -> AsyncIterator[memory_pb2_grpc.MemoryServiceStub]:
     async with open_channel(f"unix:{directory}.sock") as channel:
         stub = memory_pb2_grpc.MemoryServiceStub(channel)
-        await stub.GetMemoryStatus(pb.GetMemoryStatusRequest(), wait_for_ready=True, timeout=20)
+        await stub.GetMemoryStatus(pb.GetMemoryStatusRequest(), wait_for_ready=True, timeout=60)
         yield stub
 
 

@@ -273,7 +273,7 @@ async def test_closing_the_connection_ends_the_work(
         await stream.close()
     else:
         call.cancel()
-    assert await asyncio.wait_for(worker.cancelled.get(), 5) == request_id
+    assert await asyncio.wait_for(worker.cancelled.get(), 30) == request_id
 
     async def state() -> RequestState:
         return (await Requests(redis).peek([request_id]))[request_id].state

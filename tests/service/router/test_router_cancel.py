@@ -31,7 +31,7 @@ async def state_of(redis: Redis, request_id: str) -> RequestState:
 
 
 async def cancelled_on(worker: FakeWorker) -> str:
-    return await asyncio.wait_for(worker.cancelled.get(), 5)
+    return await asyncio.wait_for(worker.cancelled.get(), 30)
 
 
 async def test_a_client_that_goes_away_ends_its_request(router: RouterClient, worker: FakeWorker, redis: Redis) -> None:

@@ -7,6 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from fakes.router import RouterClient, eventually
+from fakes.waiting import PATIENCE_S
 from fakes.worker import FakeWorker
 from hekaton.errors import Cancelled, EngineFailed
 from hekaton.facts import CatalogEntry
@@ -23,7 +24,7 @@ async def test_a_stream_is_accepted_then_tokens_then_finished(router: RouterClie
     stream = router.generate(HELLO)
     accepted = await stream.accepted()
     assert accepted.prompt_tokens == 5
-    assert convert.seconds(accepted.deadline) == pytest.approx(20, abs=1)
+    assert PATIENCE_S - 20 < convert.seconds(accepted.deadline) <= PATIENCE_S
     assert convert.seconds(accepted.slo.ttft) == 10
     request_id = await worker.take()
     assert request_id == accepted.request_id
@@ -159,7 +160,7 @@ async def test_a_slow_reader_delays_nobody_and_gets_everything(
         worker.step(slow_id, first, b"s" * step)
     worker.step(quick_id, 0, b"q")
     worker.finish(quick_id, 1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await quick.finished()
     worker.finish(slow_id, tokens)
     await slow.finished()
@@ -198,7 +199,9 @@ async def test_a_request_that_an_emptied_redis_forgot_is_put_back_and_goes_on(
     assert (after.summary.record, after.summary.epoch) == (before.summary.record, before.summary.epoch)
     assert after.summary.age_s >= before.summary.age_s
     assert await worker.take() == request_id
-    assert (await worker.produced.get()).epoch == 2
+    # A router that saw the worker gone has linked it anew, and answers for the old attempt first.
+    while (await worker.produced.get()).epoch < 2:
+        pass
     worker.step(request_id, 2, b"c")
     worker.finish(request_id, 3)
     await stream.finished()
@@ -213,7 +216,7 @@ async def test_a_stop_text_ends_the_output_and_its_worker_is_told_where(
     request_id = await worker.take()
     worker.step(request_id, 0, b"hello wor")
     worker.step(request_id, 9, b"ld! and more")
-    stop = await asyncio.wait_for(worker.stopped.get(), 5)
+    stop = await asyncio.wait_for(worker.stopped.get(), 30)
     assert (stop.request_id, stop.epoch, stop.tokens) == (request_id, 1, 12)
     worker.step(request_id, 21, b"late")
     worker.finish(request_id, 12)
@@ -228,9 +231,9 @@ async def test_a_worker_that_takes_over_after_a_stop_text_is_told_at_once(
     stream = router.generate(pb.GenerateRequest(model="m", text="hi", sampling=common_pb2.Sampling(stop=["b"])))
     request_id = await worker.take()
     worker.step(request_id, 0, b"abc")
-    await asyncio.wait_for(worker.stopped.get(), 5)
+    await asyncio.wait_for(worker.stopped.get(), 30)
     worker.hold(request_id, 2, "router-1")
-    stop = await asyncio.wait_for(worker.stopped.get(), 5)
+    stop = await asyncio.wait_for(worker.stopped.get(), 30)
     assert (stop.epoch, stop.tokens) == (2, 2)
     worker.finish(request_id, 2)
     await stream.finished()
@@ -241,7 +244,7 @@ async def test_several_outputs_come_on_one_stream_each_with_its_end(
     router: RouterClient, worker: FakeWorker, redis: Redis
 ) -> None:
     request = pb.GenerateRequest(model="m", text="hi", sampling=common_pb2.Sampling(n=2, seed=5), request_id="mine")
-    call = router.inference.Generate(request, timeout=20)
+    call = router.inference.Generate(request, timeout=60)
     assert (await anext(aiter(call))).accepted.request_id == "mine"
     first, second = await worker.take(), await worker.take()
     assert (first, second) == ("mine", "mine.1")
@@ -272,11 +275,11 @@ async def test_a_cancel_ends_every_output(router: RouterClient, worker: FakeWork
         worker.step(ids[0], 0, b"one")
         await worker.write_end(ids[0], b"one")
         worker.finish(ids[0], 3)
-    assert (await router.inference.Cancel(pb.CancelRequest(request_id="mine"), timeout=5)).cancelled
+    assert (await router.inference.Cancel(pb.CancelRequest(request_id="mine"), timeout=30)).cancelled
     assert isinstance(await stream.error(), Cancelled)
-    gone = {await asyncio.wait_for(worker.cancelled.get(), 5) for _ in range(3 - first_has_ended)}
+    gone = {await asyncio.wait_for(worker.cancelled.get(), 30) for _ in range(3 - first_has_ended)}
     assert gone == set(ids[first_has_ended:])
-    assert not (await router.inference.Cancel(pb.CancelRequest(request_id="mine"), timeout=5)).cancelled
+    assert not (await router.inference.Cancel(pb.CancelRequest(request_id="mine"), timeout=30)).cancelled
 
 
 async def test_several_outputs_cannot_be_resumed(router: RouterClient) -> None:

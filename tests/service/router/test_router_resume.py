@@ -35,7 +35,7 @@ def resume(router: RouterClient, known: bytes, *, chars: int | None = None, crc:
         token_crc=token_crc(known) if crc is None else crc,
         text_chars=len(known) if chars is None else chars,
     )
-    stream = Stream(router.inference.Resume(request, timeout=20))
+    stream = Stream(router.inference.Resume(request, timeout=60))
     stream.token_ids = list(known)
     return stream
 
@@ -133,7 +133,7 @@ async def test_a_request_nobody_comes_back_for_is_cancelled(
     request = pb.GenerateRequest(resume_window=duration(0.1))
     request.MergeFrom(KEPT)
     await lose(await begun(router, worker, request))
-    assert await asyncio.wait_for(worker.cancelled.get(), 5) == "kept"
+    assert await asyncio.wait_for(worker.cancelled.get(), 30) == "kept"
 
     async def look() -> RequestState:
         return (await Requests(redis).peek(["kept"]))["kept"].state
@@ -158,7 +158,7 @@ async def test_another_router_takes_a_request_over_from_its_worker(
         first = await begun(router, worker)
         again = resume(other, b"he")
         await again.accepted()
-        assert (await asyncio.wait_for(worker.produced.get(), 5)).epoch == 1
+        assert (await asyncio.wait_for(worker.produced.get(), 30)).epoch == 1
         worker.step("kept", 0, b"hello")
         await again.until(5)
         assert isinstance(await first.error(), ResumedElsewhere)
@@ -198,7 +198,7 @@ async def test_a_router_that_was_started_anew_leaves_kept_requests_alone(
         await router.until_serving()
         again = resume(router, b"he")
         await again.accepted()
-        await asyncio.wait_for(worker.produced.get(), 5)
+        await asyncio.wait_for(worker.produced.get(), 30)
         worker.step("kept", 0, b"hello")
         worker.finish("kept", 5)
         await again.finished()

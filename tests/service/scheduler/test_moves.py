@@ -23,7 +23,7 @@ NAMES = tuple(f"{model}/{number}" for model in MODELS for number in range(2))
 TIGHT = Slo(ttft_s=0.5, tbt_s=0.004)
 """Four models are too many for one worker."""
 TOKENS = 1200
-PATIENT_S = 5.0
+PATIENT_S = 20.0
 """The lease: the test's router comes when both workers are there, and must not be taken for gone before."""
 
 
@@ -36,7 +36,7 @@ async def router(*addresses: str) -> AsyncIterator[list[Listener]]:
         yield [one, other]
 
 
-async def all_finished(redis: Redis, names: tuple[str, ...], timeout_s: float = 20.0) -> dict[str, RequestSummary]:
+async def all_finished(redis: Redis, names: tuple[str, ...], timeout_s: float = 60.0) -> dict[str, RequestSummary]:
     async def ended() -> bool:
         found = await Requests(redis).peek(names)
         return all(summary.state is RequestState.FINISHED for summary in found.values())
@@ -52,7 +52,7 @@ async def test_a_pool_with_everything_on_one_worker_spreads_out_and_every_stream
         await add_model(redis, model)
     async with (
         running_scheduler(redis_server.url, redis),
-        running_worker(redis_server.url, redis, "w1", lease_s=PATIENT_S) as first,
+        running_worker(redis_server.url, redis, "w1", lease_s=PATIENT_S, time_scale=0.3) as first,
     ):
         for name in NAMES:
             await accept(redis, replace(new_record(name, model=name[:2], max_tokens=TOKENS), slo=TIGHT))

@@ -24,8 +24,12 @@ from hekaton.store.workers import Registry
 from hekaton.v1 import pool_pb2
 from hekaton.v1 import worker_pb2 as pb
 
-LONG = 4000
+LONG = 2000
 """More tokens than any test waits for."""
+SLOW = 4.0
+"""So that LONG outlasts all that is done to its worker meanwhile, however busy the machine: it takes a minute."""
+QUICK = 0.02
+"""Of the worker that ends it."""
 
 
 async def test_accepted_requests_run_on_a_worker(
@@ -64,7 +68,7 @@ async def test_a_deadline_that_passes_while_waiting_fails_the_request(
     redis: Redis, scheduler: RunningScheduler
 ) -> None:
     await accept(redis, new_record("r1", deadline_s=0.3))
-    failed = await reaches(redis, "r1", RequestState.FAILED, 2.0)
+    failed = await reaches(redis, "r1", RequestState.FAILED)
     assert failed.reason == "DEADLINE_EXCEEDED"
     assert await Requests(redis).queued() == 0
 
@@ -101,26 +105,30 @@ async def test_a_model_stays_on_the_worker_that_has_it(
 async def test_a_killed_worker_costs_a_pause_and_no_token(
     redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
 ) -> None:
-    async with worker_process(redis_server.url, redis, "victim") as pid:
+    async with worker_process(redis_server.url, redis, "victim", time_scale=SLOW) as pid:
         await scheduler.connected("victim")
-        await accept(redis, new_record("r1", max_tokens=2000))
+        await accept(redis, new_record("r1", max_tokens=LONG, deadline_s=120))
         async with listener(await address_of(redis, "victim")) as router:
-            some = list(await router.tokens("r1", 20))
-            async with running_worker(redis_server.url, redis, "w2") as second:
+            await router.tokens("r1", 20)
+            async with (
+                running_worker(redis_server.url, redis, "w2", time_scale=QUICK) as second,
+                listener(second.address) as again,
+            ):
+                again.known = router.known
                 await scheduler.connected("victim", "w2")
                 os.kill(pid, signal.SIGKILL)
-                async with listener(second.address, known={"r1": some}) as again:
-                    assert await asyncio.wait_for(again.assigned("r1"), 2.0) == 2
-                    ended = await again.end("r1")
-                    assert again.known["r1"] == expected(2000)
-                    assert (ended.stats.failures, ended.stats.worker_id) == (1, "w2")
+                assert await again.assigned("r1") == 2
+                ended = await again.end("r1")
+                assert again.known["r1"] == expected(LONG)
+                assert (ended.stats.failures, ended.stats.worker_id) == (1, "w2")
 
 
 async def test_a_request_that_loses_too_many_workers_fails(redis_server: EmbeddedRedis, redis: Redis) -> None:
     await add_model(redis)
     async with (
         running_scheduler(redis_server.url, redis, max_attempts=1),
-        worker_process(redis_server.url, redis, "victim") as pid,
+        worker_process(redis_server.url, redis, "victim", time_scale=SLOW) as pid,
+        listener(await address_of(redis, "victim")),
     ):
         await accept(redis, new_record("r1", max_tokens=LONG))
         await reaches(redis, "r1", RequestState.RUNNING)
@@ -132,12 +140,15 @@ async def test_a_frozen_worker_is_replaced_and_changes_nothing_when_it_wakes_up(
     redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
 ) -> None:
     async with (
-        worker_process(redis_server.url, redis, "victim") as pid,
+        worker_process(redis_server.url, redis, "victim", time_scale=SLOW) as pid,
         listener(await address_of(redis, "victim")),
     ):
-        await accept(redis, new_record("r1", max_tokens=2000))
+        await accept(redis, new_record("r1", max_tokens=LONG, deadline_s=120))
         await reaches(redis, "r1", RequestState.RUNNING)
-        async with running_worker(redis_server.url, redis, "w2") as second, listener(second.address):
+        async with (
+            running_worker(redis_server.url, redis, "w2", time_scale=QUICK) as second,
+            listener(second.address),
+        ):
             os.kill(pid, signal.SIGSTOP)
             try:
                 ended = await reaches(redis, "r1", RequestState.FINISHED)
@@ -156,10 +167,16 @@ async def test_a_frozen_worker_is_replaced_and_changes_nothing_when_it_wakes_up(
 async def test_a_drained_worker_loses_nothing(
     redis_server: EmbeddedRedis, redis: Redis, scheduler: RunningScheduler
 ) -> None:
-    async with running_worker(redis_server.url, redis, "w1") as first, listener(first.address):
-        await accept(redis, new_record("r1", max_tokens=2000))
+    async with (
+        running_worker(redis_server.url, redis, "w1", time_scale=SLOW) as first,
+        listener(first.address),
+    ):
+        await accept(redis, new_record("r1", max_tokens=LONG, deadline_s=120))
         await reaches(redis, "r1", RequestState.RUNNING)
-        async with running_worker(redis_server.url, redis, "w2") as second, listener(second.address):
+        async with (
+            running_worker(redis_server.url, redis, "w2", time_scale=QUICK) as second,
+            listener(second.address),
+        ):
             await scheduler.connected("w1", "w2")
             first.stop.set()
             ended = await reaches(redis, "r1", RequestState.FINISHED)
@@ -170,7 +187,7 @@ async def test_a_redis_that_restarts_stops_no_stream_and_loses_no_accepted_reque
     with EmbeddedRedis(tmp_path / "data", socket_dir=tmp_path) as server:
         async with (
             connected(server.url) as redis,
-            running_worker(server.url, redis, "w1") as worker,
+            running_worker(server.url, redis, "w1", time_scale=0.4) as worker,
             listener(worker.address) as router,
             running_scheduler(server.url, redis) as scheduler,
         ):

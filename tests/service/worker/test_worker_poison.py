@@ -44,7 +44,7 @@ def marked(pid: int, fd: int) -> list[str]:
 async def end_in_step(number: int, request_id: str) -> int:
     """Sends a signal to the engine while it is in a step with a request; its process id."""
     [(pid, fd)] = engines().items()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             os.kill(pid, signal.SIGSTOP)
             inside = request_id in marked(pid, fd)
