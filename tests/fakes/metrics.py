@@ -1,6 +1,7 @@
 """Scraping, as Prometheus does it: with the official parser."""
 
 import asyncio
+import socket
 import urllib.request
 from collections.abc import Mapping
 
@@ -12,6 +13,13 @@ Key = tuple[str, str, frozenset[tuple[str, str]]]
 def sample(service: str, name: str, **labels: str) -> Key:
     """One series of a service."""
     return service, f"hekaton_{name}", frozenset(labels.items())
+
+
+def free_address() -> str:
+    """Where a service may tell its metrics."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{one.getsockname()[1]}"
 
 
 async def scrape(addresses: Mapping[str, str]) -> dict[Key, float]:

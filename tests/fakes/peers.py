@@ -26,11 +26,13 @@ class Commander:
         assert message.HasField("state")
         return message.state
 
-    async def assign(self, request_id: str, epoch: int, model: str = "m1") -> None:
-        await self.call.write(pb.ControlRequest(assign=pb.Assign(request_id=request_id, epoch=epoch, model=model)))
+    async def assign(self, request_id: str, epoch: int, model: str = "m1", parcel: pb.Parcel | None = None) -> None:
+        assign = pb.Assign(request_id=request_id, epoch=epoch, model=model, parcel=parcel)
+        await self.call.write(pb.ControlRequest(assign=assign))
 
-    async def revoke(self, request_id: str, epoch: int) -> None:
-        await self.call.write(pb.ControlRequest(revoke=pb.Revoke(request_id=request_id, epoch=epoch)))
+    async def revoke(self, request_id: str, epoch: int, *, hand_over: bool = False) -> None:
+        revoke = pb.Revoke(request_id=request_id, epoch=epoch, hand_over=hand_over)
+        await self.call.write(pb.ControlRequest(revoke=revoke))
 
     async def released(self, timeout_s: float = PATIENCE_S) -> pb.Released:
         """The next request that the worker is done with."""

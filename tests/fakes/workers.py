@@ -39,7 +39,7 @@ class RunningWorker:
 
 
 def worker_settings(
-    url: str, worker_id: str, policy: str = "slack", role: Role = Role.ANY, **changes: float
+    url: str, worker_id: str, policy: str = "slack", role: Role = Role.ANY, metrics: str = "", **changes: float
 ) -> WorkerSettings:
     return WorkerSettings(
         redis_url=url,
@@ -54,19 +54,32 @@ def worker_settings(
         policy_option={"min_turn_s": 0.05} if policy == "slack" else {},
         role=role,
         hung_step_s=changes.get("hung_step_s", 60.0),
+        metrics_listen=metrics,
     )
 
 
 @asynccontextmanager
 async def running_worker(
-    url: str, redis: Redis, worker_id: str, policy: str = "slack", role: Role = Role.ANY, **changes: float
+    url: str,
+    redis: Redis,
+    worker_id: str,
+    policy: str = "slack",
+    role: Role = Role.ANY,
+    metrics: str = "",
+    **changes: float,
 ) -> AsyncIterator[RunningWorker]:
     """The worker's whole service in this process, its engine in a process of its own. Stopped at the end."""
+    async with serving_worker(worker_settings(url, worker_id, policy, role, metrics, **changes), redis) as worker:
+        yield worker
+
+
+@asynccontextmanager
+async def serving_worker(settings: WorkerSettings, redis: Redis) -> AsyncIterator[RunningWorker]:
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(main(worker_settings(url, worker_id, policy, role, **changes), stop))
+        group.create_task(main(settings, stop))
         try:
-            yield RunningWorker(worker_id, await address_of(redis, worker_id), stop)
+            yield RunningWorker(settings.worker_id, await address_of(redis, settings.worker_id), stop)
         finally:
             stop.set()
 
@@ -74,7 +87,7 @@ async def running_worker(
 @asynccontextmanager
 async def worker_process(url: str, redis: Redis, worker_id: str, *more: str, **changes: float) -> AsyncIterator[int]:
     """`python -m hekaton_worker`; its process id. Killed at the end if it still runs."""
-    settings = worker_settings(url, worker_id, "slack", Role.ANY, **changes)
+    settings = worker_settings(url, worker_id, "slack", Role.ANY, "", **changes)
     names = ("redis_url", "worker_id", "device", "heartbeat_s", "lease_s", "time_scale", "drain_timeout_s")
     flags = [f"--{name.replace('_', '-')}={getattr(settings, name)}" for name in names]
     command = [sys.executable, "-m", "hekaton_worker", *flags, *more, f"--device-memory={MEMORY_BYTES}"]

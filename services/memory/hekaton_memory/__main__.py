@@ -31,7 +31,7 @@ async def main(settings: MemorySettings, stop: asyncio.Event) -> None:
         cache = Cache(segments, settings.host_memory)
         directory = settings.segment_dir / PARCELS
         parcels = stack.enter_context(closing(Parcels(directory, settings.parcel_memory, settings.parcel_lifetime_s)))
-        exchange = Exchange(parcels)
+        exchange = Exchange(parcels, settings.client_tls)
         stack.enter_context(serving_metrics(settings, metrics_of(cache, exchange)))
         builds = Builds(segments, cache, settings.builders)
         weights = Weights(segments, cache, builds, settings.lease_s * LEASE_FACTOR)

@@ -10,6 +10,7 @@ import structlog
 
 from hekaton.errors import KvLost
 from hekaton.rpc.channel import open_channel
+from hekaton.rpc.tls import ClientTls
 from hekaton.v1 import memory_pb2 as pb
 from hekaton.v1 import memory_pb2_grpc
 from hekaton_memory.parcels import Coming, Held, Parcels
@@ -22,8 +23,11 @@ SWEEPS_A_LIFETIME = 4
 
 
 class Exchange:
-    def __init__(self, parcels: Parcels) -> None:
+    """`tls`: of channels to other hosts' memory services."""
+
+    def __init__(self, parcels: Parcels, tls: ClientTls | None = None) -> None:
         self.parcels = parcels
+        self._tls = tls
         self.address = ""
         """Where other hosts reach this service, once it serves."""
         self.sent_bytes = self.received_bytes = 0
@@ -71,7 +75,7 @@ class Exchange:
     async def _fetch(self, request_id: str, epoch: int, memory_address: str) -> None:
         request = pb.FetchKvRequest(request_id=request_id, epoch=epoch)
         coming: Coming | None = None
-        async with open_channel(memory_address) as channel:
+        async with open_channel(memory_address, tls=self._tls) as channel:
             call = memory_pb2_grpc.MemoryServiceStub(channel).FetchKv(request, timeout=FETCH_TIMEOUT_S)
             with ExitStack() as stack:
                 try:

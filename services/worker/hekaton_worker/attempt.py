@@ -10,7 +10,7 @@ from opentelemetry import trace
 from hekaton import facts
 from hekaton.engine import messages
 from hekaton.errors import Cancelled, HekatonError
-from hekaton.facts import FinishReason, Logprobs, RequestRecord, RequestState
+from hekaton.facts import FinishReason, Logprobs, Parcel, RequestRecord, RequestState
 from hekaton.rpc.errors import CODES, from_status
 from hekaton.store.records import StoredRequest
 from hekaton.v1 import worker_pb2 as pb
@@ -23,6 +23,8 @@ class Left(StrEnum):
     """The scheduler took it away, or a newer attempt has come."""
     DRAINED = "drained"
     """This worker stops: the request goes elsewhere."""
+    MOVED = "moved"
+    """The scheduler wants it elsewhere."""
     HANDED_OVER = "handed over"
     """This worker has computed the prompt: another one decodes."""
 
@@ -37,6 +39,13 @@ class Outcome:
     result: Result
     completion_tokens: int
     preemptions: int
+    parcel: Parcel | None = None
+    """KV that the engine has left."""
+
+    @property
+    def travels(self) -> bool:
+        """Its KV is of use elsewhere."""
+        return isinstance(self.result, Left) and self.result is not Left.REVOKED
 
     @property
     def state(self) -> RequestState:
@@ -81,6 +90,8 @@ class Attempt:
     """What the router is told."""
     written: bool = False
     """The store knows how it ended, or need not."""
+    parcel: Parcel | None = None
+    """KV that has come with it and that the engine has not been given yet."""
     last_turn: int = -1
     """The worker's turn in which it had its latest token."""
 
@@ -134,17 +145,18 @@ class Attempt:
             slo=self.record.slo,
             age_s=now_s - self.accepted_s,
             suspect=self.strikes > 0,
+            parcel=self.parcel,
         )
 
-    def settle(self, result: Result, preemptions: int = 0) -> None:
+    def settle(self, result: Result, preemptions: int = 0, parcel: Parcel | None = None) -> None:
         """Sets the outcome, once."""
         if self.live:
-            self.outcome.set_result(Outcome(result, len(self.ids), preemptions))
+            self.outcome.set_result(Outcome(result, len(self.ids), preemptions, parcel))
             self.answered.set()
 
     def end(self, event: messages.Ended) -> None:
         """Takes the engine's last word."""
-        if self.leaving and (event.cancelled or self.stopped):
+        if self.leaving and (event.cancelled or event.handed_over or self.stopped):
             result: Result = self.leaving
         elif event.cancelled:
             result = Cancelled(f"request {self.request_id} was cancelled")
@@ -154,7 +166,7 @@ class Attempt:
             result = Left.HANDED_OVER
         else:
             result = from_status(CODES.get(event.error_code, StatusCode.INTERNAL), event.error_reason, event.error)
-        self.settle(result, event.preemptions)
+        self.settle(result, event.preemptions, event.parcel)
 
     def stats(self, outcome: Outcome, worker_id: str) -> facts.RequestStats:
         return facts.RequestStats(

@@ -44,14 +44,9 @@ class Control:
         """Tells the leader what is held and resident."""
         self._stream.put(pb.ControlResponse(state=self._report(False)))
 
-    def released(
-        self, request_id: str, epoch: int, *, refused: bool = False, handed_over: bool = False, reason: str = ""
-    ) -> None:
+    def released(self, released: pb.Released) -> None:
         """Tells the leader that the worker is done with a request. If nobody leads, the next report says it."""
-        released = pb.Released(
-            request_id=request_id, epoch=epoch, refused=refused, handed_over=handed_over, reason=reason
-        )
-        if self._stream.closed and (refused or handed_over):
+        if self._stream.closed and (released.refused or released.handed_over or released.moved):
             self._given_back.append(released)
         self._stream.put(pb.ControlResponse(released=released))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import structlog
 from opentelemetry import trace
 
-from hekaton.engine.messages import Cancel, Command, Ended, Step
+from hekaton.engine.messages import Cancel, Command, Ended, HandOver, Step
 from hekaton.errors import Cancelled, EngineFailed, HekatonError, PoisonRequest
 from hekaton.facts import FinishReason, TurnRecord
 from hekaton.v1 import worker_pb2 as pb
@@ -23,9 +23,17 @@ RETENTION_S = 60.0
 class Desk:
     """At most one attempt of each request: the newest. Ended ones are kept a while for routers that ask again."""
 
-    def __init__(self, streams: TokenStreams, post: Callable[[Command], None], router_lease_s: float) -> None:
+    def __init__(
+        self,
+        streams: TokenStreams,
+        post: Callable[[Command], None],
+        router_lease_s: float,
+        may_export: Callable[[], bool],
+    ) -> None:
+        """`may_export`: KV may leave with a request, since this worker still counts as its holder."""
         self._streams = streams
         self._post = post
+        self._may_export = may_export
         self._router_lease_s = router_lease_s
         self._attempts: dict[str, Attempt] = {}
         self._retained: deque[tuple[float, Attempt]] = deque()
@@ -72,6 +80,8 @@ class Desk:
         """Gives a live request to the engine."""
         attempt.submitted = True
         self._post(attempt.submit(asyncio.get_running_loop().time()))
+        # The engine that takes it removes it: a second one would not find it.
+        attempt.parcel = None
 
     def resubmit(self) -> None:
         """The engine process is a new one: everything live starts again after its last token."""
@@ -97,7 +107,8 @@ class Desk:
             attempt.settle(why)
         elif attempt.live and attempt.leaving is None:
             attempt.leaving = why
-            self._post(Cancel(attempt.request_id, attempt.epoch))
+            takes_kv = why in (Left.MOVED, Left.DRAINED) and self._may_export()
+            self._post((HandOver if takes_kv else Cancel)(attempt.request_id, attempt.epoch))
 
     def retain(self, attempt: Attempt) -> None:
         """Keeps an ended request for a while, within bounds."""
@@ -200,7 +211,7 @@ class Desk:
         """The scheduler takes a request away."""
         attempt = self._attempts.get(message.request_id)
         if attempt and attempt.epoch == message.epoch:
-            self.leave(attempt, Left.REVOKED)
+            self.leave(attempt, Left.MOVED if message.hand_over else Left.REVOKED)
 
     # ---- what the engine says
 

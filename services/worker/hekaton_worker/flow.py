@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from opentelemetry import trace
@@ -15,6 +16,7 @@ from hekaton.facts import FinishReason, RequestState
 from hekaton.rpc import convert
 from hekaton.store.records import Unreadable
 from hekaton.store.requests import Requests
+from hekaton.tasks import dismiss
 from hekaton.v1 import worker_pb2 as pb
 from hekaton_worker.attempt import Attempt, Left, Outcome
 from hekaton_worker.control import Control
@@ -22,6 +24,7 @@ from hekaton_worker.crew import Crew
 from hekaton_worker.desk import Desk
 from hekaton_worker.engine import EngineKeeper
 from hekaton_worker.models import KnownModels
+from hekaton_worker.parcels import Parcels
 from hekaton_worker.tokens import TokenStreams
 
 log = structlog.get_logger(__name__)
@@ -41,8 +44,11 @@ class Flow:
     control: Control
     engine: EngineKeeper
     crew: Crew
+    parcels: Parcels
     draining: bool = False
     _arriving: dict[str, pb.HeldRequest] = field(default_factory=dict, init=False)
+    _revoked: dict[str, pb.Revoke] = field(default_factory=dict, init=False)
+    """While they arrive."""
 
     def assign(self, message: pb.Assign) -> None:
         """Takes a request that the scheduler gives, or gives it back. One that is here already is left alone."""
@@ -50,7 +56,7 @@ class Flow:
         if (arriving and arriving.epoch >= message.epoch) or (known and known.live and known.epoch >= message.epoch):
             return
         if known and known.epoch >= message.epoch:
-            self.control.released(message.request_id, message.epoch)
+            self.control.released(pb.Released(request_id=message.request_id, epoch=message.epoch))
         elif self.draining:
             self._refuse(message, Unavailable("this worker stops"))
         else:
@@ -58,6 +64,13 @@ class Flow:
                 request_id=message.request_id, epoch=message.epoch, model=message.model
             )
             self.crew.start(self._serve(message), f"request {message.request_id}")
+
+    def revoke(self, message: pb.Revoke) -> None:
+        """Takes a request away, as soon as it is here."""
+        if message.request_id in self._arriving:
+            self._revoked[message.request_id] = message
+        else:
+            self.desk.revoke(message)
 
     def held(self) -> list[pb.HeldRequest]:
         return [*self._arriving.values(), *self.desk.held()]
@@ -75,11 +88,13 @@ class Flow:
             arriving = self._arriving.get(message.request_id)
             if arriving and arriving.epoch == message.epoch:
                 del self._arriving[message.request_id]
+                if revoked := self._revoked.pop(message.request_id, None):
+                    self.desk.revoke(revoked)
         if attempt is None:
-            self.control.released(message.request_id, message.epoch)
+            self.control.released(pb.Released(request_id=message.request_id, epoch=message.epoch))
             return
         with self._span(attempt, assigned_s) as attempt.span:
-            outcome = await self._run(attempt)
+            outcome = await self._run(attempt, message)
             await self._conclude(attempt, outcome)
             _describe(attempt.span, outcome)
 
@@ -102,18 +117,32 @@ class Flow:
         self.desk.add(attempt)
         return attempt
 
-    async def _run(self, attempt: Attempt) -> Outcome:
+    async def _run(self, attempt: Attempt, message: pb.Assign) -> Outcome:
         late = DeadlineExceeded(f"request {attempt.request_id} did not end within its deadline")
         timer = asyncio.get_running_loop().call_at(attempt.ends_s, self.desk.leave, attempt, late)
         try:
             self.streams.announce(attempt)
             if attempt.epoch > 1:
-                await _answer(attempt)
+                await self._prepare(attempt, message)
             if attempt.live:
                 self.desk.submit(attempt)
             return await attempt.outcome
         finally:
             timer.cancel()
+            if attempt.parcel:
+                self.parcels.discard(attempt.parcel)
+
+    async def _prepare(self, attempt: Attempt, message: pb.Assign) -> None:
+        """Waits for what earlier attempts have left, tokens and KV, as long as the attempt lives."""
+        claim = self.crew.start(self.parcels.claim(message), f"claim {attempt.request_id}")
+        try:
+            await _answer(attempt)
+            either: tuple[asyncio.Future[Any], ...] = (claim, attempt.outcome)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if claim.done():
+                attempt.parcel = claim.result()
+        finally:
+            dismiss(claim)
 
     async def started(self, request_id: str, epoch: int) -> None:
         """The engine's first step of a request begins: PLACED → RUNNING, unless it was taken away meanwhile."""
@@ -149,16 +178,17 @@ class Flow:
 
     async def _conclude(self, attempt: Attempt, outcome: Outcome) -> None:
         """Writes the end, tells the router what holds, and the scheduler that it is over."""
+        released = pb.Released(
+            request_id=attempt.request_id, epoch=attempt.epoch, parcel=await self.parcels.offer(attempt, outcome)
+        )
         if isinstance(outcome.result, Left):
             attempt.written = True
             self.desk.forget(attempt)
-            self.control.released(
-                attempt.request_id,
-                attempt.epoch,
-                refused=outcome.result is Left.DRAINED,
-                handed_over=outcome.result is Left.HANDED_OVER,
-                reason=outcome.reason,
-            )
+            released.refused = outcome.result is Left.DRAINED
+            released.handed_over = outcome.result is Left.HANDED_OVER
+            released.moved = outcome.result is Left.MOVED
+            released.reason = outcome.reason
+            self.control.released(released)
             return
         write = self.crew.start(self._write(attempt, outcome), f"end {attempt.request_id}")
         done, _ = await asyncio.wait([write], timeout=WRITE_TIMEOUT_S)
@@ -166,7 +196,7 @@ class Flow:
         attempt.ended = self._ended(attempt, outcome, holds)
         self.streams.end(attempt)
         self.desk.retain(attempt)
-        self.control.released(attempt.request_id, attempt.epoch)
+        self.control.released(released)
 
     async def _write(self, attempt: Attempt, outcome: Outcome) -> RequestState:
         """The state that holds; waits for a store that is away. One that forgot the request agrees."""
@@ -210,7 +240,8 @@ class Flow:
 
     def _refuse(self, message: pb.Assign, error: HekatonError) -> None:
         log.warning("request refused", request_id=message.request_id, why=error.message)
-        self.control.released(message.request_id, message.epoch, refused=True, reason=error.reason)
+        released = pb.Released(request_id=message.request_id, epoch=message.epoch, refused=True, reason=error.reason)
+        self.control.released(released)
 
     def _span(self, attempt: Attempt, assigned_s: float) -> AbstractContextManager[trace.Span]:
         record = attempt.record

@@ -5,10 +5,12 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from hekaton.engine.messages import LoadEnded
+from hekaton.engine.messages import LoadEnded, Status
 from hekaton.facts import TurnRecord
-from hekaton.metrics import MODEL, NAMESPACE, Gauges, ModelNames, counter, gauge, histogram
+from hekaton.metrics import MODEL, NAMESPACE, Gauges, ModelNames, counter, counters, gauge, histogram
 from hekaton_worker.status import StatusBoard
+
+DIRECTIONS = ("out", "in", "sent", "received")
 
 
 class WorkerMetrics:
@@ -47,6 +49,7 @@ class WorkerMetrics:
         yield gauge("worker_requests_running", "In the running batch.", status.requests_running)
         yield gauge("worker_requests_waiting", "Held, and not in it.", status.requests_waiting)
         yield CounterMetricFamily(f"{NAMESPACE}_worker_tokens", "Tokens made.", value=status.tokens)
+        yield from _kv_that_moves(self._board.engine)
         states = GaugeMetricFamily(f"{NAMESPACE}_model_state", "1 where it holds.", labels=[MODEL, "state"])
         for state, models in (
             ("running", [status.running_model] if status.running_model else []),
@@ -56,3 +59,13 @@ class WorkerMetrics:
             for model in models:
                 states.add_metric([model, state], 1)
         yield states
+
+
+def _kv_that_moves(engine: Status) -> Iterable[Metric]:
+    """Of the present engine process."""
+    fed = engine.prefilled_tokens
+    yield CounterMetricFamily(f"{NAMESPACE}_worker_prefilled_tokens", "Computed of prompts, or again.", value=fed)
+    moved = {direction: engine.kv_moved_bytes.get(direction, 0) for direction in DIRECTIONS}
+    yield counters("kv_swap_bytes", "KV between device and host, and between workers.", "direction", moved)
+    parcels = {"sent": engine.kv_sent, "received": engine.kv_received, "lost": engine.kv_lost}
+    yield counters("kv_parcels", "Requests whose KV left, came, or could not be used.", "outcome", parcels)

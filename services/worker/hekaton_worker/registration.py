@@ -21,6 +21,13 @@ class Registration:
         self._board = board
         self._settings = settings
         self._incarnation = time.time_ns() // 1_000_000
+        self._lease_ends_s = 0.0
+        """On this process's own clock, counted from before it was asked for."""
+
+    @property
+    def holds_lease(self) -> bool:
+        """Nobody can have given this worker's requests to another one."""
+        return asyncio.get_running_loop().time() < self._lease_ends_s
 
     async def run(self, stop: asyncio.Event) -> None:
         """Heartbeats until cancelled. Sets `stop` if a newer process took the id."""
@@ -37,10 +44,11 @@ class Registration:
         return self._settings.heartbeat_s
 
     async def beat(self) -> None:
-        status = self._board.status()
+        status, asked_s = self._board.status(), asyncio.get_running_loop().time()
         await self._registry.heartbeat(
             status.worker_id, status.SerializeToString(), self._settings.lease_s, self._incarnation
         )
+        self._lease_ends_s = asked_s + self._settings.lease_s
 
     async def leave(self) -> None:
         try:

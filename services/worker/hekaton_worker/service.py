@@ -75,7 +75,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 case "assign":
                     self._flow.assign(command.assign)
                 case "revoke":
-                    self._desk.revoke(command.revoke)
+                    self._flow.revoke(command.revoke)
         reports.close()
 
     async def _listen(

@@ -36,6 +36,11 @@ class StatusBoard:
         """A new engine process has its device, and nothing on it."""
         self._device, self._engine = device, NOTHING_YET
 
+    @property
+    def engine(self) -> Status:
+        """Its latest words."""
+        return self._engine
+
     def update(self, engine: Status) -> bool:
         """True if what placements look at has changed."""
         before, self._engine = self._engine, engine

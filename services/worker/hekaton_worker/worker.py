@@ -32,6 +32,7 @@ from hekaton_worker.flow import Flow
 from hekaton_worker.images import Images
 from hekaton_worker.metrics import WorkerMetrics
 from hekaton_worker.models import KnownModels
+from hekaton_worker.parcels import Parcels
 from hekaton_worker.registration import Registration
 from hekaton_worker.service import WorkerServicer, servicer
 from hekaton_worker.status import StatusBoard
@@ -66,10 +67,20 @@ class Worker:
         self._turns = Turns(worker_id)
         self._streams = TokenStreams()
         self._models = KnownModels(Catalog(redis))
-        self._desk = Desk(self._streams, self.engine.post, settings.lease_s)
+        self._desk = Desk(self._streams, self.engine.post, settings.lease_s, self._holds_lease)
+        has_bytes = not settings.device.startswith(EMULATED)
+        self._parcels = Parcels(memory if has_bytes else None, self.engine.post, self._holds_lease)
         self._control = Control(self._report)
         self._flow = Flow(
-            worker_id, Requests(redis), self._models, self._desk, self._streams, self._control, self.engine, crew
+            worker_id,
+            Requests(redis),
+            self._models,
+            self._desk,
+            self._streams,
+            self._control,
+            self.engine,
+            crew,
+            self._parcels,
         )
         self._images = Images(memory, worker_id, self._models, self._desk.waiting_span, crew)
 
@@ -82,6 +93,7 @@ class Worker:
         self.board.address = address
         self._crew.start(self._run_engine(stop), "engine")
         self._crew.start(self._images.renew(), "leases")
+        self._crew.start(self._parcels.follow(), "parcels")
 
     async def ready(self, stop: asyncio.Event) -> bool:
         """Waits for the device, then registers. False if told to stop before."""
@@ -126,6 +138,9 @@ class Worker:
         except HekatonError as error:
             log.warning("draining, but could not say so", why=error.message)
 
+    def _holds_lease(self) -> bool:
+        return self.registration.holds_lease
+
     def _report(self, is_first: bool) -> pb.WorkerReport:
         status = self.board.status()
         status.costs.extend(self.board.take_costs(everything=is_first))
@@ -143,6 +158,7 @@ class Worker:
     def _engine_started(self) -> None:
         self._images.drop_all()
         self._models.tell_all(self.engine.post)
+        self._parcels.tell()
         self._desk.resubmit()
 
     def _engine_died(self, request_ids: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """Where requests come in and leave: every submitted request ends exactly once, whatever happens to it."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hekaton.engine.interface import Engine
 from hekaton.engine.live import LiveRequest
@@ -23,6 +23,8 @@ class Travels:
     received: int = 0
     lost: int = 0
     """It could not be written or used: computed again."""
+    moved_bytes: Counter[str] = field(default_factory=Counter)
+    """"out" to the host and "in" from there, "sent" and "received" in parcels."""
 
 
 class Desk:
@@ -107,6 +109,7 @@ class Desk:
             request = self._leaving.pop((export.request_id, export.epoch))
             self.travels.sent += export.parcel is not None
             self.travels.lost += export.parcel is None
+            self.travels.moved_bytes["sent"] += export.parcel.nbytes if export.parcel else 0
             self._end(_handed_over(request, export.parcel))
 
     def leave(self, command: HandOver) -> None:
@@ -193,6 +196,7 @@ class Desk:
         request.host_tokens = self._engine.import_kv(request.request_id, request.model, parcel, known)
         self.travels.received += request.host_tokens > 0
         self.travels.lost += not request.host_tokens
+        self.travels.moved_bytes["received"] += parcel.nbytes if request.host_tokens else 0
 
 
 def _counts(request: LiveRequest) -> tuple[int, int]:

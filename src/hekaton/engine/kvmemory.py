@@ -37,6 +37,7 @@ class EngineMemory:
         """Moves a request's KV to the host. If that is full, whoever ranks last computes its own again."""
         while request.computed and self._may_swap(request):
             if self._engine.swap_out(request.request_id, request.computed):
+                self._count("out", request, request.computed)
                 request.swapped()
                 return
             other = self._last_on_host(request, now_s)
@@ -62,6 +63,7 @@ class EngineMemory:
                 self._desk.travels.lost += 1
                 request.start_over()
             else:
+                self._count("in", request, request.host_tokens)
                 request.fetched()
             self._desk.demands.touch(request.model)
         return bool(returns)
@@ -75,6 +77,9 @@ class EngineMemory:
     def _may_swap(self, request: LiveRequest) -> bool:
         nbytes = request.computed * self._desk.specs[request.model].kv_bytes_per_token
         return nbytes <= self._engine.host_kv_memory_bytes
+
+    def _count(self, direction: str, request: LiveRequest, tokens: int) -> None:
+        self._desk.travels.moved_bytes[direction] += tokens * self._desk.specs[request.model].kv_bytes_per_token
 
     def _lose(self, request: LiveRequest) -> None:
         self._engine.drop_kv(request.request_id)

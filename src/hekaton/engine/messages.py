@@ -200,6 +200,8 @@ class Status(Message, frozen=True):
     kv_received: int = 0
     kv_lost: int = 0
     """Requests whose KV was away, in host memory or in a parcel, and could not be used."""
+    kv_moved_bytes: dict[str, int] = {}
+    """"out" to host memory and "in" from there, "sent" and "received" in parcels."""
 
 
 Event = Ready | WantImage | ImageDropped | Started | Step | Ended | TurnEnded | LoadEnded | Status

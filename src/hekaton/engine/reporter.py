@@ -18,7 +18,7 @@ class Reporter:
     def __init__(self, engine: Engine, emit: Callable[[Event], None]) -> None:
         self._engine = engine
         self._emit = emit
-        self._reported: tuple[str, frozenset[str], frozenset[str]] = ("", frozenset(), frozenset())
+        self._reported: tuple[object, ...] = ("", frozenset(), frozenset(), 0, 0, 0)
         self._reported_s = float("-inf")
         self._costs: dict[str, ModelCosts] = {}
         """As they were told last."""
@@ -26,7 +26,8 @@ class Reporter:
     def report(self, running: str, desk: Desk, log: TurnLog, now_s: float) -> None:
         """Emits a Status if one is due. `running` is the turn's model, or empty."""
         live, travels = desk.live, desk.travels
-        state = (running, self._engine.resident(), self._engine.loading())
+        resident, loading = self._engine.resident(), self._engine.loading()
+        state = (running, resident, loading, travels.sent, travels.received, travels.lost)
         overdue = bool(live) and now_s - self._reported_s >= STATUS_INTERVAL_S
         if state == self._reported and not overdue:
             return
@@ -35,8 +36,8 @@ class Reporter:
         self._emit(
             Status(
                 running_model=running,
-                resident_models=tuple(sorted(state[1])),
-                loading_models=tuple(sorted(state[2])),
+                resident_models=tuple(sorted(resident)),
+                loading_models=tuple(sorted(loading)),
                 weights_bytes=self._engine.weights_bytes(),
                 kv_bytes=self._engine.kv_bytes(),
                 requests_running=in_turn,
@@ -50,6 +51,7 @@ class Reporter:
                 kv_sent=travels.sent,
                 kv_received=travels.received,
                 kv_lost=travels.lost,
+                kv_moved_bytes=dict(travels.moved_bytes),
             )
         )
 
