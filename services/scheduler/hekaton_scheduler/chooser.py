@@ -10,16 +10,18 @@ from hekaton_scheduler.pool import Pool
 MAX_PLACED = 1024
 LASTING_S = 1.0
 """How long a request stays away from a worker that refused it, or waits for the one that it moves to."""
+LETTING_GO_S = 10.0
+"""How long a worker may take to let go of a request, which it does between two steps."""
 
 
 class _Wishes:
-    """One worker's id for each of some requests, for LASTING_S."""
+    """One worker's id for each of some requests, for a while."""
 
     def __init__(self) -> None:
         self._wishes: dict[str, tuple[str, float]] = {}
 
-    def put(self, request_id: str, worker_id: str) -> None:
-        self._wishes[request_id] = (worker_id, asyncio.get_running_loop().time() + LASTING_S)
+    def put(self, request_id: str, worker_id: str, lasting_s: float = LASTING_S) -> None:
+        self._wishes[request_id] = (worker_id, asyncio.get_running_loop().time() + lasting_s)
 
     def get(self, request_id: str) -> str:
         """Empty if there is none, or none any more."""
@@ -67,8 +69,13 @@ class Chooser:
         self._refused.put(request_id, worker_id)
 
     def prefer(self, request_id: str, worker_id: str) -> None:
-        """A request moves to a worker."""
-        self._moving.put(request_id, worker_id)
+        """A request moves to a worker, once the one that has it lets go."""
+        self._moving.put(request_id, worker_id, LETTING_GO_S)
+
+    def let_go(self, request_id: str) -> None:
+        """It may be placed where it moves to."""
+        if target := self._moving.get(request_id):
+            self._moving.put(request_id, target)
 
     def handed_over(self, request_id: str) -> None:
         """Its prompt has been computed."""

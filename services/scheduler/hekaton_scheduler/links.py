@@ -57,12 +57,13 @@ class Link:
         self._delay_s = RETRY_MIN_S
         self._outgoing = Outgoing()
 
-    def assign(self, request_id: str, epoch: int, model: str) -> None:
-        assign = pb.Assign(request_id=request_id, epoch=epoch, model=model)
+    def assign(self, request_id: str, epoch: int, model: str, parcel: pb.Parcel | None) -> None:
+        assign = pb.Assign(request_id=request_id, epoch=epoch, model=model, parcel=parcel)
         self._outgoing.put_nowait(pb.ControlRequest(assign=assign))
 
-    def revoke(self, request_id: str, epoch: int) -> None:
-        self._outgoing.put_nowait(pb.ControlRequest(revoke=pb.Revoke(request_id=request_id, epoch=epoch)))
+    def revoke(self, request_id: str, epoch: int, *, hand_over: bool = False) -> None:
+        revoke = pb.Revoke(request_id=request_id, epoch=epoch, hand_over=hand_over)
+        self._outgoing.put_nowait(pb.ControlRequest(revoke=revoke))
 
     async def run(self) -> None:
         """Until cancelled. Raises StaleTerm if the worker obeys a newer leader."""

@@ -28,6 +28,7 @@ from hekaton_scheduler.costs import PoolCosts
 from hekaton_scheduler.links import Link
 from hekaton_scheduler.models import Models
 from hekaton_scheduler.moves import Mover
+from hekaton_scheduler.parcels import Parcels
 from hekaton_scheduler.patience import patiently
 from hekaton_scheduler.placer import Placer
 from hekaton_scheduler.pool import Placed, Pool
@@ -64,7 +65,8 @@ class Reign:
         phase = Role.PREFILL if has_roles(policy) else Role.ANY
         self._promises = Promises(Outlooks(redis), self._models, self.pool, self._costs, phase, settings.heartbeat_s)
         self._recovery = Recovery(settings, self._store, term)
-        self._mover = Mover(placement, self._chooser, self.pool, self._recovery, self._revoke)
+        self._mover = Mover(placement, self._chooser, self.pool, self._let_go)
+        self._parcels = Parcels()
         self.placer = Placer(
             self._store, self._models, self.pool, self._chooser, term=term, give_back=self._recovery.requeue
         )
@@ -87,11 +89,11 @@ class Reign:
         return newest
 
     def _assign(self, worker_id: str, placed: Placed) -> None:
-        self._links[worker_id].assign(*placed)
+        self._links[worker_id].assign(*placed, self._parcels.take(placed.request_id, placed.epoch))
 
-    def _revoke(self, worker_id: str, placed: Placed) -> None:
+    def _let_go(self, worker_id: str, placed: Placed) -> None:
         if link := self._links.get(worker_id):
-            link.revoke(placed.request_id, placed.epoch)
+            link.revoke(placed.request_id, placed.epoch, hand_over=True)
 
     async def _intake(self) -> None:
         """Everything that is pending with anyone, then what is new."""
@@ -181,6 +183,8 @@ class Reign:
     async def _missing(self, name: str, epoch: int, known: RequestSummary | None, report: pb.WorkerReport) -> None:
         """A worker does not hold what the store says: it gave it back, lost it with its process, or never got it."""
         back = next((one for one in report.given_back if (one.request_id, one.epoch) == (name, epoch)), None)
+        if back:
+            self._parcels.put(back)
         if back and back.handed_over:
             self._chooser.handed_over(name)
         begun = known is not None and known.state is RequestState.RUNNING
@@ -196,11 +200,17 @@ class Reign:
             return
         self.pool.remove(link.worker_id, released.request_id)
         self.placer.pool_changed()
+        self._parcels.put(released)
         if released.refused:
             self._refused(link.worker_id, released)
         elif released.handed_over:
             self._chooser.handed_over(released.request_id)
-            self._group.create_task(self._recovery.requeue(released.request_id, released.epoch), name="hand over")
+            self._put_back(released)
+        elif released.moved:
+            self._chooser.let_go(released.request_id)
+            self._put_back(released)
+        else:
+            self._chooser.forget(released.request_id)
 
     def disconnected(self, link: Link, *, gone: bool) -> None:
         self.pool.disconnect(link.worker_id)
@@ -212,7 +222,11 @@ class Reign:
         self._chooser.avoid(released.request_id, worker_id)
         if released.reason == ModelNotFound.reason:
             self._models.clear()
-        self._group.create_task(self._recovery.requeue(released.request_id, released.epoch), name="give back")
+        self._put_back(released)
+
+    def _put_back(self, released: pb.Released) -> None:
+        requeue = self._recovery.requeue(released.request_id, released.epoch)
+        self._group.create_task(requeue, name=f"put back {released.request_id}")
 
 
 def _flat(group: BaseExceptionGroup[StaleTerm]) -> Iterator[StaleTerm]:

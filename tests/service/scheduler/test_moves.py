@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from redis.asyncio import Redis
 
+from fakes.metrics import free_address, sample, scrape
 from fakes.peers import Listener, listener
 from fakes.schedulers import running_scheduler
 from fakes.waiting import eventually
@@ -45,25 +46,40 @@ async def all_finished(redis: Redis, names: tuple[str, ...], timeout_s: float = 
     return await Requests(redis).peek(names)
 
 
+async def parcels(metrics: dict[str, str], outcome: str) -> float:
+    """So many requests whose KV left, came or was lost, on all workers."""
+    found = await scrape(metrics)
+    return sum(found[sample(worker, "kv_parcels_total", outcome=outcome)] for worker in metrics)
+
+
 async def test_a_pool_with_everything_on_one_worker_spreads_out_and_every_stream_is_exact(
     redis_server: EmbeddedRedis, redis: Redis
 ) -> None:
+    metrics = {name: free_address() for name in ("w1", "w2")}
     for model in MODELS:
         await add_model(redis, model)
     async with (
         running_scheduler(redis_server.url, redis),
-        running_worker(redis_server.url, redis, "w1", lease_s=PATIENT_S, time_scale=0.3) as first,
+        running_worker(
+            redis_server.url, redis, "w1", metrics=metrics["w1"], lease_s=PATIENT_S, time_scale=0.3
+        ) as first,
     ):
         for name in NAMES:
             await accept(redis, replace(new_record(name, model=name[:2], max_tokens=TOKENS), slo=TIGHT))
         async with (
-            running_worker(redis_server.url, redis, "w2", lease_s=PATIENT_S) as second,
+            running_worker(redis_server.url, redis, "w2", metrics=metrics["w2"], lease_s=PATIENT_S) as second,
             router(first.address, second.address) as streams,
         ):
             ended = await all_finished(redis, NAMES)
             for name, summary in ended.items():
                 await streams[summary.worker_id == "w2"].end(name)
                 assert streams[0].known[name] == expected(TOKENS, name[:2]), name
+
+            async def told() -> bool:
+                return await parcels(metrics, "received") == await parcels(metrics, "sent") > 0
+
+            await eventually(told, 30)
+            assert await parcels(metrics, "lost") == 0
     assert {summary.worker_id for summary in ended.values()} == {"w1", "w2"}
     assert {summary.failures for summary in ended.values()} == {0}
     assert all(summary.epoch > 1 for summary in ended.values() if summary.worker_id == "w2"), "all began on w1"
@@ -72,13 +88,14 @@ async def test_a_pool_with_everything_on_one_worker_spreads_out_and_every_stream
 async def test_prefill_and_decode_on_different_workers_make_exact_streams(
     redis_server: EmbeddedRedis, redis: Redis
 ) -> None:
+    metrics = {name: free_address() for name in ("prefill", "decode")}
     for model in MODELS:
         await add_model(redis, model)
     url = redis_server.url
     async with (
         running_scheduler(url, redis, policy="aegaeon"),
-        running_worker(url, redis, "prefill", policy="aegaeon", role=Role.PREFILL) as first,
-        running_worker(url, redis, "decode", policy="aegaeon", role=Role.DECODE) as second,
+        running_worker(url, redis, "prefill", "aegaeon", Role.PREFILL, metrics["prefill"]) as first,
+        running_worker(url, redis, "decode", "aegaeon", Role.DECODE, metrics["decode"]) as second,
         router(first.address, second.address) as streams,
     ):
         for name in NAMES:
@@ -91,6 +108,13 @@ async def test_prefill_and_decode_on_different_workers_make_exact_streams(
             summary = ended[name]
             assert (summary.worker_id, summary.epoch, summary.failures) == ("decode", 2, 0)
         assert (await streams[0].end("m1/short")).stats.worker_id == "prefill", "its first token was its last"
+
+        async def told() -> bool:
+            return await parcels(metrics, "received") == len(NAMES)
+
+        await eventually(told, 30)
+        decode = (await scrape(metrics))[sample("decode", "worker_prefilled_tokens_total")]
+        assert decode == 0, "nothing was computed again"
 
 
 async def test_what_a_worker_gave_back_while_nobody_led_is_not_lost(redis: Redis, redis_server: EmbeddedRedis) -> None:
