@@ -12,7 +12,9 @@ from hekaton.store.embedded import EmbeddedRedis
 from hekaton.store.requests import Requests
 from hekaton.v1 import worker_pb2 as pb
 
-MANY = 30
+MANY = 8
+EVERY_S = 0.2
+"""In all longer than the lease that a worker may have got last."""
 
 
 async def test_a_request_leaves_with_its_kv_and_goes_on_elsewhere(
@@ -70,6 +72,6 @@ async def test_a_worker_without_a_lease_lets_go_of_requests_and_not_of_kv() -> N
                 assert released[-1].moved
                 if not released[-1].HasField("parcel"):
                     break
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(EVERY_S)
             assert not released[-1].HasField("parcel"), "its lease has run out"
             server.start()
