@@ -13,23 +13,19 @@ from hekaton.errors import (
     Cancelled,
     DeadlineExceeded,
     HekatonError,
-    ModelNotFound,
     NotResumable,
     RequestNotFound,
     ResumedElsewhere,
     StoreUnavailable,
     Unavailable,
-    WorkerLost,
 )
-from hekaton.facts import FinishReason, RequestRecord, RequestState
-from hekaton.rpc import convert
-from hekaton.rpc.errors import from_reason
-from hekaton.store.records import Holder, RequestSummary, StoredRequest, Unreadable
+from hekaton.facts import RequestRecord, RequestState
+from hekaton.store.records import Holder, StoredRequest, Unreadable
 from hekaton.store.requests import Requests
 from hekaton.tasks import forever
-from hekaton.v1.inference_pb2 import Finished
 from hekaton_router.choices import choice_id
 from hekaton_router.chores import Chores
+from hekaton_router.ends import cancelled, end_of
 from hekaton_router.links import Links
 from hekaton_router.live import LiveRequest, LiveRequests
 from hekaton_router.patience import Patience
@@ -129,7 +125,7 @@ class Keeper:
             return self._live.get(request_id) or self._take_in(stored, holder)
         live = LiveRequest(summary.record, stored.produced)
         if summary.state.terminal:
-            live.stop(_end_of(live, stored))
+            live.stop(end_of(live, stored))
         return live
 
     def _take_in(self, stored: StoredRequest, holder: Holder) -> LiveRequest:
@@ -179,21 +175,21 @@ class Keeper:
     async def cancel(self, request_id: str) -> bool:
         """Ends a request wherever it is; False if it had ended. Raises RequestNotFound.
 
-        A router that holds its stream elsewhere learns it from the worker, or from the store if no worker has it.
+        A router that holds its stream elsewhere learns it from the worker or the store, whichever tells it first.
         """
         live = self._live.get(request_id)
         try:
-            result = await self._store.cancel(request_id)
+            result = await self._store.cancel(request_id, teller=self._router_id)
         except (RequestNotFound, StoreUnavailable):
             if live is None:
                 raise
-            self._end(live, _cancelled(request_id))
+            self._end(live, cancelled(request_id))
             return True
         if result.state.terminal:
             return await self._cancel_choices(request_id)
         self._links.cancel(request_id, result.worker_id, own=False)
         if live:
-            live.stop(_cancelled(request_id))
+            live.stop(cancelled(request_id))
         return True
 
     async def _cancel_choices(self, request_id: str) -> bool:
@@ -276,12 +272,17 @@ class Keeper:
         """An end that no worker told: cancelled at another router, or given up by the scheduler."""
         request_id = live.record.request_id
         if state is RequestState.CANCELLED:
-            self._links.cancel(request_id, live.worker_id)
-            live.stop(_cancelled(request_id))
+            self.cancelled_elsewhere(request_id)
         elif live.seen_ended:
-            live.stop(_end_of(live, await self._read(request_id)))
+            live.stop(end_of(live, await self._read(request_id)))
         # A worker that ended it says so soon, and says more than the store knows.
         live.seen_ended = True
+
+    def cancelled_elsewhere(self, request_id: str) -> None:
+        """Another router has ended it in the store."""
+        if live := self._live.get(request_id):
+            self._links.cancel(request_id, live.worker_id)
+            live.stop(cancelled(request_id))
 
     async def _read(self, request_id: str) -> StoredRequest | None:
         try:
@@ -308,42 +309,3 @@ class Keeper:
         self._links.cancel(live.record.request_id, live.worker_id)
         if live.accepted:
             self._chores.add(partial(self._store.cancel, live.record.request_id, self._router_id))
-
-
-def _cancelled(request_id: str) -> Cancelled:
-    return Cancelled(f"request {request_id} was cancelled")
-
-
-def _end_of(live: LiveRequest, stored: StoredRequest | None) -> Finished | HekatonError:
-    """An end that the store knows. Takes the tokens that go with it."""
-    if stored is None:
-        return HekatonError(f"request {live.record.request_id} failed: its record cannot be read; send it again")
-    match stored.summary.state:
-        case RequestState.FINISHED:
-            return _finished(live, stored)
-        case RequestState.CANCELLED:
-            return _cancelled(live.record.request_id)
-        case _:
-            return _failure(stored.summary)
-
-
-def _finished(live: LiveRequest, stored: StoredRequest) -> Finished | HekatonError:
-    """An end that the worker wrote and could not tell."""
-    summary, stats = stored.summary, stored.summary.stats
-    if len(stored.produced) > len(live.token_ids) and live.stopped_at is None:
-        live.complete(stored.produced)
-    if stats is None or (stats.completion_tokens != len(live.token_ids) and live.stopped_at is None):
-        return WorkerLost(f"request {live.record.request_id}: its last tokens were lost with the worker: send it again")
-    reason = convert.FINISH_TO_PB[FinishReason(summary.reason)]
-    return Finished(reason=reason, stats=convert.stats_to_pb(stats))
-
-
-def _failure(summary: RequestSummary) -> HekatonError:
-    """What the scheduler gave up, or a worker whose own words were lost."""
-    request_id = summary.record.request_id
-    messages = {
-        WorkerLost.reason: f"request {request_id} lost {summary.failures} workers: send it again",
-        DeadlineExceeded.reason: f"request {request_id} did not end within its deadline",
-        ModelNotFound.reason: f"model {summary.record.model} was removed while request {request_id} waited",
-    }
-    return from_reason(summary.reason, messages.get(summary.reason, f"request {request_id} failed; see the logs"))

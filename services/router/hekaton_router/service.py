@@ -16,6 +16,7 @@ from hekaton.store.catalog import Catalog
 from hekaton.store.connect import connect
 from hekaton.store.keys import Kind
 from hekaton.store.leadership import Leadership
+from hekaton.store.notices import Notices
 from hekaton.store.outlooks import Outlooks
 from hekaton.store.requests import Requests
 from hekaton.store.tenants import Spending, Tenants
@@ -67,6 +68,7 @@ class Router:
         intake = Intake(settings, self.router_id, catalog, self.view, tokenizers, patience)
         self.metrics = RouterMetrics(live, self.view)
         quotas = Quotas(Spending(redis), self.chores)
+        self._notices = Notices(redis, self.router_id)
         self.guard = Guard(settings.auth, Tenants(redis))
         self._inference = InferenceServicer(settings, intake, self.keeper, self.metrics, quotas)
         self._models = ModelServicer(settings, catalog, self.view, memories)
@@ -95,6 +97,14 @@ class Router:
         Sets `stop` if a newer process took this router's id.
         """
         await forever(partial(self._turn, server, http, stop))
+
+    async def listen(self) -> float:
+        """Hears what happens to its requests elsewhere, while Redis is there; returns when to try again, in seconds."""
+        try:
+            await self._notices.listen(self.keeper.cancelled_elsewhere)
+        except StoreUnavailable as error:
+            log.warning("hears of cancelled requests late", why=error.message)
+        return self._settings.heartbeat_s
 
     async def leave(self) -> None:
         """Cancels what its clients still wait for, and says goodbye."""
@@ -146,6 +156,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
         with metrics:
             async with served as server, serving_http(settings, router.http) as http, group:
                 chores = [group.create_task(router.chores.run()), group.create_task(router.keeper.run())]
+                chores.append(group.create_task(forever(router.listen)))
                 heartbeat = group.create_task(router.heartbeat(server, http, stop))
                 await stop.wait()
                 router.pool.close()

@@ -71,6 +71,14 @@ class Keys:
         return f"{self.prefix}active:{tenant}"
 
     @property
+    def cancelled_prefix(self) -> str:
+        return self.prefix + "cancelled:"
+
+    def cancelled(self, router_id: str) -> str:
+        """Channel: ids of a router's requests, as anybody cancels them."""
+        return self.cancelled_prefix + router_id
+
+    @property
     def held_prefix(self) -> str:
         return self.prefix + "held:"
 

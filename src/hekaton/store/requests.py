@@ -180,13 +180,14 @@ class Requests:
         )
         return _known(request_id, holds)
 
-    async def cancel(self, request_id: str, router_id: str = "") -> Holder:
+    async def cancel(self, request_id: str, router_id: str = "", *, teller: str = "") -> Holder:
         """Any live state → CANCELLED; says who held it. A request that has ended stays as it is.
 
-        With a `router_id`, only if its tokens go there. Raises RequestNotFound.
+        With a `router_id`, only if its tokens go there. The router that they go to is told at once, unless it is the
+        `teller`. Raises RequestNotFound.
         """
         keys = self._request_and_queue(request_id)
-        tail = (self._retention_ms, self._keys.held_prefix, router_id)
+        tail = (self._retention_ms, self._keys.held_prefix, router_id, self._keys.cancelled_prefix, teller or router_id)
         return Holder(*_known(request_id, await self._cancel(_Holders, keys, request_id, *tail)))
 
     async def adopt(self, request_id: str, router_id: str) -> Holder:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 import grpc
 import pytest
@@ -113,6 +114,21 @@ async def test_cancelling_an_unknown_request_is_not_found(router: RouterClient) 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await router.inference.Cancel(pb.CancelRequest(request_id="nobody"))
     assert isinstance(from_rpc_error(caught.value), RequestNotFound)
+
+
+async def test_a_router_hears_at_once_what_another_one_cancels(
+    redis: Redis, redis_server: EmbeddedRedis, router: RouterClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hekaton_router.keeper.CHECKPOINT_S", 3600.0)
+    async with running_router(redis, redis_server.url, "router-2") as deaf:
+        await deaf.until_serving()
+        stream = deaf.generate(HELLO)
+        request_id = (await stream.accepted()).request_id
+        channel = SHARD_0.cancelled("router-2")
+        await eventually(partial(redis.pubsub_numsub, channel), lambda seen: seen[0][1] == 1)
+        assert (await router.inference.Cancel(pb.CancelRequest(request_id=request_id))).cancelled
+        with pytest.raises(Cancelled):
+            await stream.finished()
 
 
 @pytest.mark.parametrize("placed", [True, False])

@@ -24,7 +24,7 @@ async def test_a_stream_is_accepted_then_tokens_then_finished(router: RouterClie
     stream = router.generate(HELLO)
     accepted = await stream.accepted()
     assert accepted.prompt_tokens == 5
-    assert PATIENCE_S - 20 < convert.seconds(accepted.deadline) <= PATIENCE_S
+    assert PATIENCE_S - 20 < convert.seconds(accepted.deadline) < PATIENCE_S + 1
     assert convert.seconds(accepted.slo.ttft) == 10
     request_id = await worker.take()
     assert request_id == accepted.request_id
