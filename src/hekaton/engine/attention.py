@@ -92,6 +92,11 @@ class Group:
     masks: dict[int, Tensor | None] = field(default_factory=dict)
 
     @property
+    def whole(self) -> bool:
+        """A prompt, or its beginning: all that it sees is fed in this step."""
+        return self.queries > 1 and self.starts == (0,)
+
+    @property
     def rows(self) -> slice:
         return slice(self.first, self.first + self.requests * self.queries)
 
@@ -198,11 +203,22 @@ def paged_attention(
     values.index_copy_(0, step_plan.slots, value[0].transpose(0, 1).flatten(1))
     tokens = query[0].transpose(0, 1)
     window = sliding_window or 0
-    parts = [
-        _attend(step_plan.pages, layer, group, tokens[group.rows], scaling, window, softcap)
-        for group in step_plan.groups
-    ]
+    parts = []
+    for group in step_plan.groups:
+        if group.whole and not softcap and not 0 < window < group.keys:
+            rows = group.rows
+            part = _attend_whole(query[:, :, rows], key[:, :, rows], value[:, :, rows], scaling)
+        else:
+            part = _attend(step_plan.pages, layer, group, tokens[group.rows], scaling, window, softcap)
+        parts.append(part)
     return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
+
+
+def _attend_whole(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Of one prompt from its beginning, as it is fed: nothing to gather, no mask. Returns (tokens, heads, size)."""
+    gqa = query.shape[1] != key.shape[1]
+    out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=gqa)
+    return out[0].transpose(0, 1)
 
 
 def _attend(

@@ -12,6 +12,7 @@ import transformers
 from torch import nn
 
 from hekaton.engine import attention
+from hekaton.engine.head import Head
 
 
 class Skeleton:
@@ -25,6 +26,9 @@ class Skeleton:
             model = transformers.AutoModelForCausalLM.from_config(
                 config, dtype=dtype, attn_implementation=attention.NAME, trust_remote_code=False
             )
+            head = model.get_output_embeddings()
+            if type(head) is nn.Linear:
+                model.set_output_embeddings(Head(head))
         self.config = config
         self.module: nn.Module = model.eval().requires_grad_(False)
         self.bound = ""
