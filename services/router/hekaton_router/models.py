@@ -10,6 +10,7 @@ from hekaton.facts import CatalogEntry, ModelSpec, ModelState, Slo
 from hekaton.rpc import convert
 from hekaton.rpc.interceptors import Context
 from hekaton.store.catalog import Catalog
+from hekaton.store.profiles import Profiles
 from hekaton.v1 import models_pb2 as pb
 from hekaton.v1 import models_pb2_grpc
 from hekaton_router import tenancy
@@ -23,9 +24,12 @@ DTYPES = ("", "float32", "bfloat16", "float16")
 
 
 class ModelServicer(models_pb2_grpc.ModelServiceServicer):
-    def __init__(self, settings: RouterSettings, catalog: Catalog, view: PoolView, memories: Memories) -> None:
+    def __init__(
+        self, settings: RouterSettings, catalog: Catalog, profiles: Profiles, view: PoolView, memories: Memories
+    ) -> None:
         self._default_slo = Slo(settings.default_ttft_s, settings.default_tbt_s)
         self._catalog = catalog
+        self._profiles = profiles
         self._view = view
         self._memories = memories
         self._preparing: dict[str, CatalogEntry] = {}
@@ -50,7 +54,11 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         tenancy.check_model(request.name)
-        return pb.GetModelResponse(model=self._model(await self._find(request.name)))
+        entry = await self._find(request.name)
+        model = self._model(entry)
+        if entry.spec:
+            model.profiles.extend(map(convert.profile_to_pb, await self._profiles.of(entry.spec.digest)))
+        return pb.GetModelResponse(model=model)
 
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Context) -> pb.UpdateModelResponse:
         entry = await find(self._catalog, request.name)

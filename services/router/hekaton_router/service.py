@@ -18,6 +18,7 @@ from hekaton.store.keys import Kind
 from hekaton.store.leadership import Leadership
 from hekaton.store.notices import Notices
 from hekaton.store.outlooks import Outlooks
+from hekaton.store.profiles import Profiles
 from hekaton.store.requests import Requests
 from hekaton.store.tenants import Spending, Tenants
 from hekaton.store.workers import Registry
@@ -71,7 +72,7 @@ class Router:
         self._notices = Notices(redis, self.router_id)
         self.guard = Guard(settings.auth, Tenants(redis))
         self._inference = InferenceServicer(settings, intake, self.keeper, self.metrics, quotas)
-        self._models = ModelServicer(settings, catalog, self.view, memories)
+        self._models = ModelServicer(settings, catalog, Profiles(redis), self.view, memories)
         self.http = http_app(settings, self._inference, catalog, self.guard, self._ready)
         self.pool = PoolServicer(self.view, store, Leadership(redis), group, settings.client_tls)
 

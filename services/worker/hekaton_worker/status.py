@@ -32,6 +32,19 @@ class StatusBoard:
         self._fresh: set[str] = set()
         """Models whose costs have changed since they were taken."""
 
+    @property
+    def device(self) -> str:
+        return self._device.device
+
+    @property
+    def device_memory_bytes(self) -> int:
+        return self._device.device_memory_bytes
+
+    def learn(self, model: str, costs: ModelCosts) -> None:
+        """What is known of a model that the engine has not measured."""
+        self._costs.setdefault(model, costs)
+        self._fresh.add(model)
+
     def restart(self, device: Ready) -> None:
         """A new engine process has its device, and nothing on it."""
         self._device, self._engine = device, NOTHING_YET

@@ -19,6 +19,7 @@ from hekaton.rpc.server import Servicer, new_id, serving
 from hekaton.store.catalog import Catalog
 from hekaton.store.connect import connect
 from hekaton.store.keys import Kind
+from hekaton.store.profiles import Profiles
 from hekaton.store.requests import Requests
 from hekaton.store.workers import Registry
 from hekaton.v1 import memory_pb2_grpc
@@ -33,6 +34,7 @@ from hekaton_worker.images import Images
 from hekaton_worker.metrics import WorkerMetrics
 from hekaton_worker.models import KnownModels
 from hekaton_worker.parcels import Parcels
+from hekaton_worker.profiles import ProfileKeeper
 from hekaton_worker.registration import Registration
 from hekaton_worker.service import WorkerServicer, servicer
 from hekaton_worker.status import StatusBoard
@@ -66,9 +68,18 @@ class Worker:
         self.metrics = WorkerMetrics(self.board)
         self._turns = Turns(worker_id)
         self._streams = TokenStreams()
-        self._models = KnownModels(Catalog(redis))
-        self._desk = Desk(self._streams, self.engine.post, settings.lease_s, self._holds_lease)
         has_bytes = not settings.device.startswith(EMULATED)
+        self._models = KnownModels(Catalog(redis), rehearse=has_bytes)
+        self._profiles = ProfileKeeper(
+            Catalog(redis),
+            Profiles(redis),
+            self._models,
+            self.board,
+            self.engine.post,
+            settings.heartbeat_s,
+            follow=has_bytes,
+        )
+        self._desk = Desk(self._streams, self.engine.post, settings.lease_s, self._holds_lease)
         self._parcels = Parcels(memory if has_bytes else None, self.engine.post, self._holds_lease)
         self._control = Control(self._report)
         self._flow = Flow(
@@ -103,6 +114,7 @@ class Worker:
             wait.cancel()
         if not stop.is_set():
             self._crew.start(self.registration.run(stop), "heartbeat")
+            self._crew.start(self._profiles.run(), "profiles")
         return not stop.is_set()
 
     async def drain(self) -> None:
@@ -178,6 +190,7 @@ class Worker:
             case messages.ImageDropped(model=model):
                 self._images.drop(model)
             case messages.Status():
+                self._profiles.measured(event)
                 if self.board.update(event):
                     self._control.report()
             case messages.TurnEnded(turn=turn):

@@ -1,5 +1,7 @@
 """`hekaton models`: the catalog."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +15,7 @@ from hekaton.cli import demo_models
 from hekaton.cli.common import DEFAULT_ADDRESS, Address, console, readable, run
 from hekaton.client import Client, Model
 from hekaton.facts import Slo
+from hekaton.policy.costs import DeviceProfile
 
 app = typer.Typer(no_args_is_help=True, help="Add, list and remove models.")
 Name = Annotated[str, typer.Argument(help="The model's name in this pool.")]
@@ -59,10 +62,19 @@ def list_models(address: Address = DEFAULT_ADDRESS) -> None:
 
 
 @app.command()
-def show(name: Name, address: Address = DEFAULT_ADDRESS) -> None:
-    """Show all that is known of a model."""
+def show(
+    name: Name,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON; `hekaton sim run --device FILE` reads it.")
+    ] = False,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Show all that is known of a model, and what it costs on each kind of device that has measured it."""
     model = run(_get(address, name))
-    console.print(describe(model))
+    if as_json:
+        typer.echo(json.dumps(asdict(model)))
+    else:
+        console.print(describe(model))
 
 
 @app.command()
@@ -103,10 +115,24 @@ def describe(model: Model) -> Table:
         "resident on": ", ".join(model.resident_on),
         "running on": ", ".join(model.running_on),
     }
+    rows |= {f"on {profile.device}": costs_of(profile) for profile in model.profiles}
     for key, value in rows.items():
         if value:
             table.add_row(key, Text(value, overflow="fold"))
     return table
+
+
+def costs_of(profile: DeviceProfile) -> str:
+    """What a model costs on a kind of device, as measured."""
+    costs = profile.costs
+    return "\n".join(
+        (
+            f"load {costs.load_s * 1e3:.3g} ms, KV in or out {costs.kv_s_per_token * 1e6:.3g} us a token",
+            f"prefill {costs.prefill_base_s * 1e3:.3g} ms + {costs.prefill_s_per_token * 1e6:.3g} us a token",
+            f"step {costs.step_base_s * 1e3:.3g} ms + {costs.step_s_per_request * 1e6:.3g} us a request"
+            f" + {costs.step_s_per_context_token * 1e9:.3g} ns a token of context",
+        )
+    )
 
 
 def _where(model: Model) -> str:

@@ -1,7 +1,8 @@
 """`hekaton sim`: what a pool would do, in virtual time, under the policies that the live pool runs."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,17 @@ from rich.table import Table
 from hekaton.cli import sim_options as options
 from hekaton.cli.common import console
 from hekaton.cli.sim_search import compare, sustain
+from hekaton.errors import InvalidArgument
 from hekaton.policy.admission import Admission
+from hekaton.policy.costs import DeviceProfile
 from hekaton.sim import workload
 from hekaton.sim.catalog import names
+from hekaton.sim.measured import catalog_of
 from hekaton.sim.popularity import Zipf
 from hekaton.sim.report import Report
 from hekaton.sim.run import Settings, simulate
+
+DEFAULT_GBPS = 16.0
 
 app = typer.Typer(no_args_is_help=True, help="Simulate a pool, policies and all, in virtual time.")
 
@@ -27,9 +33,9 @@ def run(
     policy: Annotated[str, typer.Option(help="The turn policy.")] = "slack",
     policy_option: options.PolicyOption = None,
     gpus: options.Gpus = 16,
-    device: options.Device = "h800",
+    device: options.DeviceOrFile = "h800",
     device_memory: options.DeviceMemory = "",
-    bandwidth_gbps: options.BandwidthGbps = 16.0,
+    bandwidth_gbps: options.OwnBandwidthGbps = None,
     host_kv: options.HostKv = "320GB",
     host_weights: options.HostWeights = "",
     disk_gbps: options.DiskGbps = 3.0,
@@ -58,6 +64,9 @@ def run(
     """Run one workload to its end and report how many tokens were on time."""
     with options.refusals():
         market = options.market_of(catalog_file) if catalog_file else None
+        profile = options.measured_on(device)
+        if market and profile:
+            raise InvalidArgument("a catalog says what its models cost: give --device a name, or no --catalog")
         settings = Settings(
             policy=policy,
             policy_options=options.policy_options(policy_option),
@@ -65,24 +74,46 @@ def run(
             device=device,
             catalog=market.catalog if market else None,
             device_memory_bytes=options.memory_bytes(device_memory),
-            bandwidth_bytes_per_s=bandwidth_gbps * options.GB,
+            bandwidth_bytes_per_s=(DEFAULT_GBPS if bandwidth_gbps is None else bandwidth_gbps) * options.GB,
             host=options.host_of(host_kv, host_weights, disk_gbps),
             switch_overhead_s=switch_overhead_ms / 1000,
             ttft_s=ttft,
             tbt_s=tbt,
             admission=admission,
         )
+        known: list[str] = []
         if workload_file:
-            result = simulate(workload.read(workload_file), settings)
+            asked = workload.read(workload_file)
         else:
             rates = market.rates_per_s if market else Zipf(rate, zipf).rates_per_s(names(models))
             pattern = options.arrivals_of(arrivals, burstiness, on_s, off_s, arrivals_file)
             asked = workload.generate(rates, duration, pattern, options.lengths_of(lengths_file), seed)
-            result = simulate(asked, settings, list(rates))
+            known = list(rates)
+        if profile:
+            settings = _as_measured(settings, profile, {*known, *(one.model for one in asked)}, bandwidth_gbps)
+        result = simulate(asked, settings, known)
     if as_json:
         typer.echo(json.dumps(asdict(result)))
     else:
         console.print(_table(result))
+
+
+def _as_measured(
+    settings: Settings, profile: DeviceProfile, models: Iterable[str], bandwidth_gbps: float | None
+) -> Settings:
+    """The run on the device of a profile, all models being the one that was measured there."""
+    costs = profile.costs
+    measured = replace(
+        settings,
+        device=profile.device,
+        catalog=catalog_of(models, costs),
+        device_memory_bytes=settings.device_memory_bytes or profile.device_memory_bytes,
+    )
+    return (
+        replace(measured, bandwidth_bytes_per_s=costs.weight_bytes / costs.load_s)
+        if bandwidth_gbps is None
+        else measured
+    )
 
 
 def _table(result: Report) -> Table:

@@ -15,9 +15,11 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from hekaton.cli.common import byte_size, stderr
+from hekaton.engine.profiles import DEVICES
 from hekaton.errors import HekatonError, InvalidArgument
 from hekaton.policy.admission import Admission
-from hekaton.sim import arrivals, lengths, market
+from hekaton.policy.costs import DeviceProfile
+from hekaton.sim import arrivals, lengths, market, measured
 from hekaton.sim.arrivals import Arrivals, Gamma, OnOff, Poisson
 from hekaton.sim.host import HostSettings
 from hekaton.sim.lengths import Lengths
@@ -36,8 +38,20 @@ class Pattern(StrEnum):
 
 Gpus = Annotated[int, typer.Option(help="Devices in the pool.")]
 Device = Annotated[str, typer.Option(help="a10, a100, h100, h800 or h20.")]
+DeviceOrFile = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="a10, a100, h100, h800 or h20; or what `hekaton models show MODEL --json` printed: "
+        "then every model is that one, on the device that has measured it.",
+    ),
+]
 DeviceMemory = Annotated[
     str, typer.Option(help="For weights and KV, as 72GB; by default nine tenths of the device's.", show_default=False)
+]
+OwnBandwidthGbps = Annotated[
+    float | None,
+    typer.Option("--bandwidth-gbps", help="Host to device, in gigabytes a second.  [default: 16, or as the file says]"),
 ]
 BandwidthGbps = Annotated[float, typer.Option(help="Host to device, in gigabytes a second.")]
 HostKv = Annotated[str, typer.Option(help="Memory for KV of a host with eight devices.")]
@@ -116,6 +130,15 @@ def arrivals_of(pattern: Pattern, burstiness: float, on_s: float, off_s: float, 
 
 def lengths_of(file: Path | None) -> Lengths:
     return lengths.read(file) if file else lengths.LogNormal()
+
+
+def measured_on(device: str) -> DeviceProfile | None:
+    """The profile that a file holds; None for the name of a device. Raises InvalidArgument, OSError."""
+    return measured.read(Path(device)) if device not in DEVICES and _names_a_file(device) else None
+
+
+def _names_a_file(device: str) -> bool:
+    return device.endswith(".json") or "/" in device or Path(device).is_file()
 
 
 def market_of(file: Path) -> Market:

@@ -81,6 +81,7 @@ def model_from_pb(model: models_pb2.Model) -> Model:
         error=model.error,
         resident_on=tuple(model.resident_worker_ids),
         running_on=tuple(model.running_worker_ids),
+        profiles=tuple(convert.profile_from_pb(one) for one in model.profiles),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hekaton.facts import FinishReason, Logprobs, ModelSpec, ModelState, RequestStats, Slo
+from hekaton.policy.costs import DeviceProfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,8 @@ class Model:
     error: str
     resident_on: tuple[str, ...]
     running_on: tuple[str, ...]
+    profiles: tuple[DeviceProfile, ...] = ()
+    """What it costs on each kind of device that has measured it, if one model was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class Desk:
         """Makes a model known. One that the engine refuses is remembered with the reason, for its requests."""
         self._broken.pop(command.name, None)
         try:
-            self._engine.add_model(command.name, command.spec, command.source)
+            self._engine.add_model(command.name, command.spec, command.source, command.costs)
         except HekatonError as error:
             self._broken[command.name] = error
         else:

@@ -90,16 +90,15 @@ class EmulatedEngine:
         self._kv_bytes = 0
         self._step_deadline_s = 0.0
 
-    def add_model(self, name: str, spec: ModelSpec, source: str) -> None:
+    def add_model(self, name: str, spec: ModelSpec, source: str, costs: ModelCosts | None = None) -> None:
         block = spec.kv_bytes_per_token * BLOCK_TOKENS
         if spec.weight_bytes + block > self.device_memory_bytes:
             raise ModelTooLarge(
                 f"model {name} needs {spec.weight_bytes} bytes of weights and {block} bytes a KV block; "
                 f"the device has {self.device_memory_bytes} bytes"
             )
-        costs = emulated_costs(self._profile, spec, source, self._bandwidth)
         self._specs[name] = spec
-        self._costs[name] = costs.slowed(self._time_scale)
+        self._costs[name] = emulated_costs(self._profile, spec, source, self._bandwidth).slowed(self._time_scale)
 
     def remove_model(self, name: str) -> None:
         self.evict(name)
@@ -243,6 +242,13 @@ class EmulatedEngine:
 
     def costs(self, model: str) -> ModelCosts:
         return self._costs[model]
+
+    def measured(self, model: str) -> bool:
+        """They are the profile's."""
+        return True
+
+    def learn(self, model: str, costs: ModelCosts) -> None:
+        """There is nothing to learn."""
 
     def weights_bytes(self) -> int:
         return self._weights_bytes

@@ -74,8 +74,8 @@ class Engine(Protocol):
     host_kv_memory_bytes: int
     """Host memory for KV that leaves the device; 0 is none."""
 
-    def add_model(self, name: str, spec: ModelSpec, source: str) -> None:
-        """Makes a model known: its module skeleton, its KV shape. Raises InvalidCheckpoint, ModelTooLarge."""
+    def add_model(self, name: str, spec: ModelSpec, source: str, costs: ModelCosts | None = None) -> None:
+        """Makes a model known, and what it costs if that was measured before. Raises ModelTooLarge."""
 
     def remove_model(self, name: str) -> None:
         """Forgets a model that has no requests; its weights leave the device."""
@@ -154,6 +154,12 @@ class Engine(Protocol):
         """
 
     def costs(self, model: str) -> ModelCosts: ...
+
+    def measured(self, model: str) -> bool:
+        """Whether its costs were measured in all their parts, and need not be again."""
+
+    def learn(self, model: str, costs: ModelCosts) -> None:
+        """What was measured of it, on this device."""
 
     def weights_bytes(self) -> int: ...
 

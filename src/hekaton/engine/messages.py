@@ -31,6 +31,10 @@ class AddModel(Message, frozen=True):
     name: str
     spec: ModelSpec
     source: str
+    costs: ModelCosts | None = None
+    """As measured before, on a device of this kind."""
+    rehearse: bool = False
+    """Prepare for it while there is nothing else to do, and measure it if there are no costs."""
 
 
 class RemoveModel(Message, frozen=True):
@@ -192,6 +196,8 @@ class Status(Message, frozen=True):
     """Tokens of prompts that wait to be computed, by model."""
     costs: dict[str, ModelCosts] = {}
     """Of models that have been on the device: those that are new here or have changed."""
+    in_part: tuple[str, ...] = ()
+    """Of these, those of which some costs are guesses still."""
     host_kv_bytes: int = 0
     prefilled_tokens: int = 0
     """Computed of prompts, again or for the first time."""

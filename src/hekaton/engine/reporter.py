@@ -1,7 +1,7 @@
 """Says what is on the device: when it has changed, and once a second while there is work."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from hekaton.engine.desk import Desk
 from hekaton.engine.interface import Engine
@@ -23,15 +23,18 @@ class Reporter:
         self._costs: dict[str, ModelCosts] = {}
         """As they were told last."""
 
-    def report(self, running: str, desk: Desk, log: TurnLog, now_s: float) -> None:
-        """Emits a Status if one is due. `running` is the turn's model, or empty."""
+    def report(
+        self, running: str, desk: Desk, log: TurnLog, now_s: float, learned: Collection[str] = frozenset()
+    ) -> None:
+        """Emits a Status if one is due. `running` is the turn's model, or empty; `learned` models were measured."""
         live, travels = desk.live, desk.travels
         resident, loading = self._engine.resident(), self._engine.loading()
         state = (running, resident, loading, travels.sent, travels.received, travels.lost)
         overdue = bool(live) and now_s - self._reported_s >= STATUS_INTERVAL_S
-        if state == self._reported and not overdue:
+        if state == self._reported and not overdue and not learned:
             return
         self._reported, self._reported_s = state, now_s
+        costs = self._changed_costs(learned)
         in_turn = sum(request.model == running for request in live.values())
         self._emit(
             Status(
@@ -45,7 +48,8 @@ class Reporter:
                 switches=log.switches,
                 tokens=log.tokens,
                 prefill_tokens=_prefill_tokens(live.values()),
-                costs=self._changed_costs(),
+                costs=costs,
+                in_part=tuple(model for model in costs if not self._engine.measured(model)),
                 host_kv_bytes=self._engine.host_kv_bytes(),
                 prefilled_tokens=log.prefilled_tokens,
                 kv_sent=travels.sent,
@@ -55,9 +59,9 @@ class Reporter:
             )
         )
 
-    def _changed_costs(self) -> dict[str, ModelCosts]:
-        """Of what is on the device: a model that has never been there is not measured."""
-        now = {model: self._engine.costs(model) for model in self._engine.resident()}
+    def _changed_costs(self, learned: Collection[str]) -> dict[str, ModelCosts]:
+        """Of what is on the device or was just measured: a model that has never been there is not known better."""
+        now = {model: self._engine.costs(model) for model in self._engine.resident().union(learned)}
         changed = {model: costs for model, costs in now.items() if differ(costs, self._costs.get(model))}
         self._costs |= changed
         return changed

@@ -88,7 +88,7 @@ class TransformersEngine:
         self._skeletons: dict[tuple[str, str], Skeleton] = {}
         self._pages: dict[BlockShape, attention.Pages] = {}
 
-    def add_model(self, name: str, spec: ModelSpec, source: str) -> None:
+    def add_model(self, name: str, spec: ModelSpec, source: str, costs: ModelCosts | None = None) -> None:
         least = spec.weight_bytes + BLOCK_TOKENS * spec.kv_bytes_per_token
         if least > self.device_memory_bytes:
             raise ModelTooLarge(
@@ -96,7 +96,7 @@ class TransformersEngine:
             )
         # The library imports an architecture when it is first asked for it, which takes seconds: not in a turn.
         getattr(transformers, spec.architecture, None)
-        self._models[name] = _Model(name, spec, Meter(spec))
+        self._models[name] = _Model(name, spec, Meter(spec, costs))
 
     def remove_model(self, name: str) -> None:
         self.evict(name)
@@ -258,8 +258,8 @@ class TransformersEngine:
                 return self._step(known, items)
         started_s = time.monotonic()
         tokens = self._step(known, items)
-        fed = sum(len(item.token_ids) for item in items)
-        known.meter.stepped(fed, len(items), time.monotonic() - started_s)
+        fed, seen = sum(len(item.token_ids) for item in items), sum(item.start + 1 for item in items)
+        known.meter.stepped(fed, len(items), time.monotonic() - started_s, seen)
         return tokens
 
     def _step(self, known: _Model, items: Sequence[StepItem]) -> list[Sampled | None]:
@@ -277,6 +277,12 @@ class TransformersEngine:
 
     def costs(self, model: str) -> ModelCosts:
         return self._models[model].meter.costs()
+
+    def measured(self, model: str) -> bool:
+        return self._models[model].meter.measured
+
+    def learn(self, model: str, costs: ModelCosts) -> None:
+        self._models[model].meter.learn(costs)
 
     def weights_bytes(self) -> int:
         return sum(model.extent.nbytes for model in self._models.values() if model.extent)

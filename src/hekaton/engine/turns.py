@@ -28,6 +28,7 @@ from hekaton.engine.messages import (
     Submit,
     TurnEnded,
 )
+from hekaton.engine.rehearsal import Rehearsal
 from hekaton.engine.reporter import Reporter
 from hekaton.engine.room import Room
 from hekaton.engine.stepmark import StepMark
@@ -65,6 +66,7 @@ class TurnLoop:
         self._memory = EngineMemory(engine, self._desk)
         self._room = Room(self._memory, self._desk.live, self._desk.demands)
         self._images = Images(engine, emit)
+        self._rehearsal = Rehearsal(engine, self._images, self._desk.specs, clock)
         self._log = TurnLog(worker_id, clock())
         stepper = Stepper(engine, self._room, max_batch, prefill_chunk_tokens, mark)
         self._steps = Steps(stepper, self._desk, self._log, emit, role)
@@ -90,6 +92,7 @@ class TurnLoop:
                 self._image_ready(command)
             case ImageFailed(model=model, code=code):
                 self._images.failed(model)
+                self._rehearsal.remove(model)
                 self._desk.fail_model(model, code, command.reason, command.message)
             case Submit():
                 self._desk.submit(command, self._clock())
@@ -109,6 +112,8 @@ class TurnLoop:
             self._remove_model(command.name)
         if known != command.spec:
             self._desk.add_model(command)
+            if command.rehearse and command.name in self._desk.specs:
+                self._rehearsal.add(command.name)
 
     def _remove_model(self, name: str) -> None:
         gone = ModelNotFound(f"model {name} was removed from the pool")
@@ -116,6 +121,7 @@ class TurnLoop:
         if self._turn and self._turn.model == name:
             self._leave(self._clock())
         self._images.failed(name)
+        self._rehearsal.remove(name)
         if self._desk.remove_model(name):
             self._engine.evict(name)
             self._images.drop(name)
@@ -127,6 +133,7 @@ class TurnLoop:
         try:
             self._images.ready(command.model, command.image)
         except HekatonError as error:
+            self._rehearsal.remove(command.model)
             self._desk.fail_model(command.model, error.code.value[0], error.reason, error.message)
 
     # ---- one pass
@@ -134,17 +141,20 @@ class TurnLoop:
     def run_once(self) -> bool:
         """Books copies, decides if anything happened, makes at most one step. True if there is more to do at once."""
         now = self._clock()
+        if self._desk.live:
+            self._rehearsal.interrupt()
         self._collect_loads()
         self._undecided |= self._memory.returned()
         self._desk.exported()
         if self._must_decide(now):
             self._decide(now)
-            self._images.sweep(self._desk.models())
+            self._images.sweep(self._desk.models() | {model for model in [self._rehearsal.model] if model})
             self.check_integrity()
         stepped = self._turn is not None and self._turn.model in self._engine.startable() and self._step(self._turn)
+        rehearsed = not self._desk.live and self._rehearsal.advance()
         running = self._turn.model if self._turn else ""
-        self._reporter.report(running, self._desk, self._log, self._clock())
-        return stepped or self._undecided
+        self._reporter.report(running, self._desk, self._log, self._clock(), self._rehearsal.learned())
+        return stepped or rehearsed or self._undecided
 
     def wake_s(self) -> float | None:
         """When, on the clock, something will happen by itself although `run_once` said that there is nothing to do."""
@@ -161,7 +171,7 @@ class TurnLoop:
             if load.error:
                 failed = EngineFailed(f"loading {load.model} failed: {load.error}")
                 self._desk.fail_model(load.model, failed.code.value[0], failed.reason, failed.message)
-            else:
+            elif load.model != self._rehearsal.model:
                 self._log.loaded(load.model, load.copied_bytes)
                 self._emit(LoadEnded(load.model, load.duration_s, load.copied_bytes))
 

@@ -1,7 +1,7 @@
 """Costs that are guessed, compared, put together."""
 
 from collections.abc import Collection
-from dataclasses import astuple, fields
+from dataclasses import astuple, dataclass, fields
 
 from hekaton.policy.types import ModelCosts
 
@@ -9,6 +9,16 @@ GUESS_BYTES_PER_S = 4e9
 """Of a copy or a step, before anything was seen."""
 NOTICEABLE = 0.05
 """A change by a smaller share is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceProfile:
+    """What a model costs on one kind of device, as measured there."""
+
+    device: str
+    device_memory_bytes: int
+    """Of the worker that has measured."""
+    costs: ModelCosts
 
 
 def guessed_costs(weight_bytes: int, kv_bytes_per_token: int) -> ModelCosts:

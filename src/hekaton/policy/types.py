@@ -36,6 +36,11 @@ class ModelCosts:
     step_s_per_request: float
     step_s_per_context_token: float
 
+    @property
+    def kv_s_per_token(self) -> float:
+        """A token's KV between device and host: it goes over the bus that weights come by."""
+        return self.load_s * self.kv_bytes_per_token / self.weight_bytes
+
     def prefill_s(self, tokens: int) -> float:
         return self.prefill_base_s + self.prefill_s_per_token * tokens
 

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 
 from hekaton import facts
 from hekaton.errors import HekatonError
+from hekaton.policy.costs import DeviceProfile
 from hekaton.policy.types import ModelCosts, Role
 from hekaton.v1 import common_pb2, memory_pb2, models_pb2, pool_pb2
 
@@ -123,6 +124,18 @@ def costs_to_pb(model: str, costs: ModelCosts) -> pool_pb2.ModelCosts:
 
 def costs_from_pb(message: pool_pb2.ModelCosts) -> ModelCosts:
     return ModelCosts(**{field.name: getattr(message, field.name) for field in fields(ModelCosts)})
+
+
+def profile_to_pb(profile: DeviceProfile) -> models_pb2.DeviceProfile:
+    return models_pb2.DeviceProfile(
+        device=profile.device,
+        device_memory_bytes=profile.device_memory_bytes,
+        costs=costs_to_pb("", profile.costs),
+    )
+
+
+def profile_from_pb(message: models_pb2.DeviceProfile) -> DeviceProfile:
+    return DeviceProfile(message.device, message.device_memory_bytes, costs_from_pb(message.costs))
 
 
 def tensor_to_pb(entry: facts.TensorEntry) -> memory_pb2.TensorEntry:

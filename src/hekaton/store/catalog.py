@@ -19,19 +19,31 @@ class Catalog:
     def __init__(self, redis: Redis, keys: Keys = SHARD_0) -> None:
         self._redis = redis
         self._key = keys.catalog
+        self._version = keys.catalog_version
         self._swap = Script(redis, "swap")
 
     async def create(self, entry: CatalogEntry) -> None:
         """Raises AlreadyExists."""
         with translated():
-            created = await self._redis.hsetnx(self._key, entry.name, _encode(entry))
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hsetnx(self._key, entry.name, _encode(entry))
+                pipe.incr(self._version)
+                created, _ = await pipe.execute()
         if not created:
             raise AlreadyExists(f"model {entry.name} is registered already; delete it first or choose another name")
 
     async def put(self, entry: CatalogEntry) -> None:
         """Creates or replaces."""
         with translated():
-            await self._redis.hset(self._key, entry.name, _encode(entry))
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hset(self._key, entry.name, _encode(entry))
+                pipe.incr(self._version)
+                await pipe.execute()
+
+    async def version(self) -> int:
+        """Another one if models were registered since; what a model promises may change without it."""
+        with translated():
+            return int(await self._redis.get(self._version) or 0)
 
     async def replace(self, old: CatalogEntry, new: CatalogEntry) -> bool:
         """False if what is stored under the name is not `old` any more."""

@@ -53,6 +53,15 @@ class Keys:
         return self.prefix + "catalog"
 
     @property
+    def catalog_version(self) -> str:
+        """Number: grows with every model that is registered."""
+        return self.prefix + "catalog_version"
+
+    def profiles(self, digest: str) -> str:
+        """Hash: kind of device → JSON of what a model costs there. Expires long after the last measurement."""
+        return f"{self.prefix}profiles:{digest}"
+
+    @property
     def tenants(self) -> str:
         """Hash: tenant → JSON of it."""
         return self.prefix + "tenants"

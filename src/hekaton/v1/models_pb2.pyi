@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from hekaton.v1 import common_pb2 as _common_pb2
+from hekaton.v1 import pool_pb2 as _pool_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -51,6 +52,7 @@ class Model(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     RESIDENT_WORKER_IDS_FIELD_NUMBER: _builtins.int
     RUNNING_WORKER_IDS_FIELD_NUMBER: _builtins.int
+    PROFILES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     source: _builtins.str
     """A checkpoint directory on the memory service's host, a hub id, or
@@ -69,6 +71,10 @@ class Model(_message.Message):
 
     @_builtins.property
     def running_worker_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceProfile]:
+        """What it costs on each kind of device that has measured it. GetModel only."""
+
     def __init__(
         self,
         *,
@@ -80,14 +86,42 @@ class Model(_message.Message):
         spec: _common_pb2.ModelSpec | None = ...,
         resident_worker_ids: _abc.Iterable[_builtins.str] | None = ...,
         running_worker_ids: _abc.Iterable[_builtins.str] | None = ...,
+        profiles: _abc.Iterable[Global___DeviceProfile] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["slo", b"slo", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "name", b"name", "resident_worker_ids", b"resident_worker_ids", "running_worker_ids", b"running_worker_ids", "slo", b"slo", "source", b"source", "spec", b"spec", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "name", b"name", "profiles", b"profiles", "resident_worker_ids", b"resident_worker_ids", "running_worker_ids", b"running_worker_ids", "slo", b"slo", "source", b"source", "spec", b"spec", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class DeviceProfile(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    DEVICE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    COSTS_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    device_memory_bytes: _builtins.int
+    """Of the worker that has measured."""
+    @_builtins.property
+    def costs(self) -> _pool_pb2.ModelCosts: ...
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        device_memory_bytes: _builtins.int = ...,
+        costs: _pool_pb2.ModelCosts | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["costs", b"costs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["costs", b"costs", "device", b"device", "device_memory_bytes", b"device_memory_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceProfile: _TypeAlias = DeviceProfile  # noqa: Y015
 
 @_typing.final
 class RegisterModelRequest(_message.Message):

@@ -12,9 +12,11 @@ from fakes.router import RouterClient, eventually
 from fakes.worker import FakeWorker
 from hekaton.errors import AlreadyExists, HekatonError, InvalidArgument, InvalidCheckpoint, ModelNotFound, Unavailable
 from hekaton.facts import CatalogEntry, Slo
+from hekaton.policy.costs import DeviceProfile, guessed_costs
 from hekaton.rpc import convert
 from hekaton.rpc.errors import from_rpc_error
 from hekaton.store.catalog import Catalog
+from hekaton.store.profiles import Profiles
 from hekaton.v1 import common_pb2, inference_pb2, models_pb2
 from hekaton.v1.models_pb2 import (
     DeleteModelRequest,
@@ -48,6 +50,16 @@ async def refused(router: RouterClient, request: RegisterModelRequest) -> Hekato
 
 async def names(router: RouterClient) -> list[str]:
     return [model.name for model in (await router.models.ListModels(ListModelsRequest())).models]
+
+
+async def test_a_model_is_shown_with_what_workers_have_measured(redis: Redis, router: RouterClient) -> None:
+    request = RegisterModelRequest(name="e", source="emulated:yi-1.5-9b")
+    spec = (await router.models.RegisterModel(request)).model.spec
+    costs = guessed_costs(spec.weight_bytes, spec.kv_bytes_per_token)
+    profile = DeviceProfile("emulated:h800", 80 << 30, costs)
+    await Profiles(redis).put({spec.digest: profile})
+    model = (await router.models.GetModel(GetModelRequest(name="e"))).model
+    assert [convert.profile_from_pb(one) for one in model.profiles] == [profile]
 
 
 async def test_an_emulated_model_is_ready_at_once(router: RouterClient) -> None:

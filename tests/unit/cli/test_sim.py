@@ -37,6 +37,7 @@ def test_a_workload_file_is_run_and_shown_as_a_table() -> None:
         (["--policy-option", "none=1"], "no option 'none'"),
         (["--policy-option", "min_turn_s=x"], "is not NAME=NUMBER"),
         (["--device", "none"], "no profile of device 'none'"),
+        (["--device", "/nowhere.json"], "/nowhere.json"),
         (["--device", "a10"], "m08 needs 26.0 GB"),
         (["--rate", "-1"], "must be positive"),
         (["--bandwidth-gbps", "0"], "bandwidth must be positive"),
@@ -56,6 +57,58 @@ def test_bad_input_ends_in_one_line_and_status_2(arguments: list[str], message: 
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+COSTS = {
+    "weight_bytes": 500_000_000, "kv_bytes_per_token": 50_000, "load_s": 0.05, "prefill_base_s": 0.05,
+    "prefill_s_per_token": 0.001, "step_base_s": 0.08, "step_s_per_request": 0.005, "step_s_per_context_token": 0.0,
+}  # fmt: skip
+PROFILE: dict[str, object] = {"device": "cpu", "device_memory_bytes": 1_200_000_000, "costs": COSTS}
+
+
+def test_a_measured_profile_is_the_device_and_every_model_of_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps({"name": "any", "profiles": [PROFILE]}))
+    asked = ["--models", "4", "--gpus", "2", "--duration", "20", "--rate", "0.2", "--tbt", "1", "--json"]
+    reports = []
+    for more in ([], ["--bandwidth-gbps", "0.1"]):
+        done = CliRunner().invoke(app, ["sim", "run", "--device", str(path), *asked, *more])
+        assert done.exit_code == 0, done.stderr
+        reports.append(json.loads(done.stdout))
+    measured, narrow = reports
+    assert (measured["device"], measured["models"], measured["unfinished"]) == ("cpu", 4, 0)
+    # A hundred times as long for each load.
+    assert narrow["copy_busy_fraction"] > measured["copy_busy_fraction"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("not JSON", "malformed"),
+        ("{}", "profiles"),
+        (json.dumps({"profiles": []}), "no worker has measured"),
+        (json.dumps({"profiles": [PROFILE, {**PROFILE, "device": "cuda"}]}), "profiles of cpu, cuda"),
+        (json.dumps({"profiles": [{**PROFILE, "costs": {**COSTS, "load_s": -1}}]}), "must be above 0"),
+        (json.dumps({"profiles": [{**PROFILE, "costs": {"load_s": 1}}]}), "weight_bytes"),
+    ],
+)
+def test_a_bad_profile_is_named_in_one_line(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(content)
+    done = CliRunner().invoke(app, ["sim", "run", "--device", str(path)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert str(path) in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_profile_and_a_catalog_do_not_go_together(tmp_path: Path) -> None:
+    path, market = tmp_path / "profile.json", tmp_path / "m.yaml"
+    path.write_text(json.dumps({"profiles": [PROFILE]}))
+    market.write_text(MARKET.replace("KIND", "seven"))
+    done = CliRunner().invoke(app, ["sim", "run", "--device", str(path), "--catalog", str(market)])
+    assert done.exit_code == 2
+    assert "a catalog says what its models cost" in done.stderr
 
 
 def test_a_malformed_workload_is_named_with_its_line(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def refusal(*arguments: str) -> str:
         ("models", ("add", "list", "show", "rm", "fetch-demo")),
         ("models add", ("name", "source", "--dtype", "--ttft", "--tbt", "--address")),
         ("models list", ("--address", ADDRESS_VARIABLE)),
-        ("models show", ("name", "--address")),
+        ("models show", ("name", "--json", "--address")),
         ("models rm", ("name", "--address")),
         ("models fetch-demo", ("--dir",)),
         ("keys create", ("tenant", "--model", "--requests-per-minute", "--concurrent", "--admin", "--redis-url")),
