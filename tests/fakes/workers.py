@@ -74,12 +74,14 @@ async def running_worker(
 
 
 @asynccontextmanager
-async def serving_worker(settings: WorkerSettings, redis: Redis) -> AsyncIterator[RunningWorker]:
+async def serving_worker(
+    settings: WorkerSettings, redis: Redis, start_s: float = PATIENCE_S
+) -> AsyncIterator[RunningWorker]:
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(main(settings, stop))
         try:
-            yield RunningWorker(settings.worker_id, await address_of(redis, settings.worker_id), stop)
+            yield RunningWorker(settings.worker_id, await address_of(redis, settings.worker_id, start_s), stop)
         finally:
             stop.set()
 
@@ -101,14 +103,14 @@ async def worker_process(url: str, redis: Redis, worker_id: str, *more: str, **c
         await process.wait()
 
 
-async def address_of(redis: Redis, worker_id: str) -> str:
+async def address_of(redis: Redis, worker_id: str, timeout_s: float = PATIENCE_S) -> str:
     """Where a worker says that it can be found, once it does."""
     registry = Registry(redis, Kind.WORKER)
 
     async def listed() -> bool:
         return worker_id in await registry.list()
 
-    await eventually(listed)
+    await eventually(listed, timeout_s)
     return pool_pb2.WorkerStatus.FromString((await registry.list())[worker_id]).address
 
 

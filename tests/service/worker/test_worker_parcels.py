@@ -17,18 +17,20 @@ from fakes.memories import MemoryClient, running_memory
 from fakes.metrics import free_address, sample, scrape
 from fakes.peers import Commander, Listener, commander, listener
 from fakes.redis import connected
+from fakes.tinymodels import image_of
 from fakes.waiting import eventually
 from fakes.workers import SLO, RunningWorker, new_record, place, serving_worker
 from hekaton.config import WorkerSettings
 from hekaton.engine.parcel import parcel_name
 from hekaton.facts import CatalogEntry, ModelState
-from hekaton.rpc.convert import spec_from_pb
 from hekaton.store.catalog import Catalog
 from hekaton.store.embedded import EmbeddedRedis
 from hekaton.store.requests import Requests
 from hekaton.v1 import worker_pb2 as pb
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+START_S = 150.0
+"""Both load torch, on a machine that has much else to do."""
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(2 * START_S)]
 PROMPT = tuple((7 * index) % 256 for index in range(50))
 LONG = 8000
 """More tokens than are made before a test ends its request."""
@@ -135,17 +137,20 @@ def settings(url: str, worker_id: str, memory_address: str, metrics: str, direct
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Host]:
     folder = tmp_path_factory.mktemp("host")
-    source = str(write_checkpoint(folder / "checkpoint", max_position_embeddings=16_384))
+    segments = folder / "segments"
+    segments.mkdir(mode=0o700)
+    # Built here, where torch is loaded already: the memory service takes it over.
+    model = image_of(write_checkpoint(folder / "checkpoint", max_position_embeddings=16_384), segments)
+    spec, source = model.prepared.spec, str(model.checkpoint)
     metrics = {"w1": free_address(), "w2": free_address()}
     async with AsyncExitStack() as stack:
         url = stack.enter_context(EmbeddedRedis()).url
         redis = await stack.enter_async_context(connected(url))
-        memory = await stack.enter_async_context(running_memory(url, folder / "segments", host_memory=64 << 20))
-        spec = spec_from_pb(await memory.prepare(source))
+        memory = await stack.enter_async_context(running_memory(url, segments, host_memory=64 << 20))
         await Catalog(redis).put(CatalogEntry("m1", source, "", SLO, ModelState.READY, spec))
         host = Host(redis, memory, metrics)
         services = [
-            serving_worker(settings(url, name, memory.settings.listen, metrics[name], folder), redis)
+            serving_worker(settings(url, name, memory.settings.listen, metrics[name], folder), redis, START_S)
             for name in metrics
         ]
         started = await asyncio.gather(*(stack.enter_async_context(service) for service in services))
