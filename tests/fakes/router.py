@@ -54,6 +54,7 @@ class Stream:
         self.call = call
         self.token_ids: list[int] = []
         self.text = ""
+        self.logprobs: list[float] = []
 
     async def accepted(self) -> pb.Accepted:
         response: pb.GenerateResponse | pb.ResumeResponse = await anext(aiter(self.call))
@@ -90,6 +91,7 @@ class Stream:
         assert tokens.first_index == len(self.token_ids)
         self.token_ids += tokens.token_ids
         self.text += tokens.text
+        self.logprobs += [told.logprob for told in tokens.logprobs]
 
 
 @asynccontextmanager

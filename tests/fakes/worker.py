@@ -83,9 +83,10 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         )
         self._send(self._routers[request_id], pb.StreamTokensResponse(step=pb.StepTokens(requests=[tokens])))
 
-    def finish(self, request_id: str, tokens: int) -> None:
+    def finish(self, request_id: str, tokens: int, *, unwritten: bool = False) -> None:
         stats = common_pb2.RequestStats(completion_tokens=tokens, worker_id=self.status.worker_id)
-        self._end(request_id, pb.Ended(reason=common_pb2.FINISH_REASON_STOP, stats=stats))
+        ended = pb.Ended(reason=common_pb2.FINISH_REASON_STOP, stats=stats, unwritten=unwritten)
+        self._end(request_id, ended)
 
     async def write_end(self, request_id: str, token_ids: Sequence[int]) -> None:
         """Writes FINISHED to the store, as a worker does before it tells the router."""

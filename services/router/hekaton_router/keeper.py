@@ -131,7 +131,9 @@ class Keeper:
     def _take_in(self, stored: StoredRequest, holder: Holder) -> LiveRequest:
         """A live request whose tokens come here from now on; those that are not in the store come from its worker."""
         summary = stored.summary
-        live = self._live.add(summary.record, stored.produced)
+        # The store knows no log probabilities: where they are asked for, the worker tells everything anew.
+        known = stored.produced if summary.record.sampling.logprobs is None else ()
+        live = self._live.add(summary.record, known)
         now_s = asyncio.get_running_loop().time()
         live.accepted, live.prompt, live.accepted_s = True, stored.prompt, now_s - summary.age_s
         self._expire_at(live, live.accepted_s + summary.record.deadline_s)

@@ -7,7 +7,7 @@ from functools import partial
 import grpc.aio
 import structlog
 
-from hekaton.errors import Diverged
+from hekaton.errors import Diverged, HekatonError
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import CODES, from_status
 from hekaton.rpc.tls import ClientTls, explain
@@ -15,6 +15,7 @@ from hekaton.tasks import forever
 from hekaton.v1 import inference_pb2, worker_pb2, worker_pb2_grpc
 from hekaton_router.live import LiveRequest, LiveRequests, OutOfSequence
 from hekaton_router.perworker import PerWorker
+from hekaton_router.settler import Settler
 
 log = structlog.get_logger(__name__)
 RETRY_MIN_S = 0.05
@@ -31,8 +32,15 @@ class Link:
     """
 
     def __init__(
-        self, router_id: str, worker_id: str, address: str, requests: LiveRequests, tls: ClientTls | None
+        self,
+        router_id: str,
+        worker_id: str,
+        address: str,
+        requests: LiveRequests,
+        settler: Settler,
+        tls: ClientTls | None,
     ) -> None:
+        self._settler = settler
         self.worker_id = worker_id
         self.address = address
         self._tls = tls
@@ -130,19 +138,27 @@ class Link:
         live = self._requests.get(ended.request_id)
         if live is None:
             return
+        end: inference_pb2.Finished | HekatonError = inference_pb2.Finished(reason=ended.reason, stats=ended.stats)
         if ended.code:
-            code = CODES.get(ended.code, grpc.StatusCode.UNKNOWN)
-            live.finish(ended.epoch, from_status(code, ended.error_reason, ended.error))
-        else:
-            live.finish(ended.epoch, inference_pb2.Finished(reason=ended.reason, stats=ended.stats))
+            end = from_status(CODES.get(ended.code, grpc.StatusCode.UNKNOWN), ended.error_reason, ended.error)
+        if not ended.unwritten:
+            live.finish(ended.epoch, end)
+        elif ended.epoch >= live.epoch and not live.end:
+            self._settler.settle(live, ended.epoch, live.checked(end))
 
 
 class Links:
     """The links to the workers that are listed."""
 
     def __init__(
-        self, router_id: str, requests: LiveRequests, group: asyncio.TaskGroup, tls: ClientTls | None = None
+        self,
+        router_id: str,
+        requests: LiveRequests,
+        settler: Settler,
+        group: asyncio.TaskGroup,
+        tls: ClientTls | None = None,
     ) -> None:
+        self._settler = settler
         self._router_id = router_id
         self._tls = tls
         self._requests = requests
@@ -169,7 +185,8 @@ class Links:
             link.stop(live)
 
     async def _run(self, worker_id: str, address: str) -> None:
-        link = self._links[worker_id] = Link(self._router_id, worker_id, address, self._requests, self._tls)
+        link = Link(self._router_id, worker_id, address, self._requests, self._settler, self._tls)
+        self._links[worker_id] = link
         try:
             await link.run()
         finally:

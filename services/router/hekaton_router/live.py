@@ -80,11 +80,13 @@ class LiveRequest:
 
     def finish(self, epoch: int, end: inference_pb2.Finished | HekatonError) -> None:
         """The attempt's terminal event; an older attempt's is ignored. Raises OutOfSequence if tokens are missing."""
-        if epoch < self.epoch:
-            return
+        if epoch >= self.epoch:
+            self.stop(self.checked(end))
+
+    def checked(self, end: inference_pb2.Finished | HekatonError) -> inference_pb2.Finished | HekatonError:
+        """What an end that its worker tells means here. Raises OutOfSequence if tokens are missing."""
         if self.stopped_at is not None:
-            self.stop(end)
-            return
+            return end
         if isinstance(end, inference_pb2.Finished) and end.stats.completion_tokens < len(self.token_ids):
             end = self._diverged()
         if isinstance(end, inference_pb2.Finished) and end.stats.completion_tokens != len(self.token_ids):
@@ -92,7 +94,7 @@ class LiveRequest:
                 f"request {self.record.request_id}: ended after {end.stats.completion_tokens} tokens, "
                 f"{len(self.token_ids)} have come"
             )
-        self.stop(end)
+        return end
 
     def _diverged(self) -> Diverged:
         return Diverged(

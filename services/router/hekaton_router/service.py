@@ -37,6 +37,7 @@ from hekaton_router.metrics import RouterMetrics
 from hekaton_router.models import ModelServicer
 from hekaton_router.patience import Patience
 from hekaton_router.pool import PoolServicer
+from hekaton_router.settler import Settler
 from hekaton_router.tenancy import Guard, Quotas
 from hekaton_router.tokenization import TokenizerCache
 from hekaton_router.view import PoolView
@@ -58,8 +59,9 @@ class Router:
         self.view = PoolView(Registry(redis, Kind.WORKER), Registry(redis, Kind.MEMORY), outlooks)
         self.chores = Chores()
         live = LiveRequests()
-        self.links = Links(self.router_id, live, group, settings.client_tls)
         store, catalog = Requests(redis), Catalog(redis)
+        settler = Settler(store, self.chores, settings.redis_wait_s)
+        self.links = Links(self.router_id, live, settler, group, settings.client_tls)
         patience = Patience(settings.redis_wait_s)
         memories = Memories(self.view, settings.client_tls)
         tokenizers = TokenizerCache(memories.tokenizer, timeout_s=settings.tokenizer_timeout_s)

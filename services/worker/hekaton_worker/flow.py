@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 ANSWER_TIMEOUT_S = 1.0
 """How long a later attempt waits for the router to say what earlier ones delivered."""
 WRITE_TIMEOUT_S = 1.0
-"""How long a terminal event waits for the store."""
+"""How long a terminal event waits for the store. After that the router writes it: it may reach the store."""
 
 
 @dataclass
@@ -193,7 +193,7 @@ class Flow:
         write = self.crew.start(self._write(attempt, outcome), f"end {attempt.request_id}")
         done, _ = await asyncio.wait([write], timeout=WRITE_TIMEOUT_S)
         holds = write.result() if done else outcome.state
-        attempt.ended = self._ended(attempt, outcome, holds)
+        attempt.ended = self._ended(attempt, outcome, holds, unwritten=not done)
         self.streams.end(attempt)
         self.desk.retain(attempt)
         self.control.released(released)
@@ -219,12 +219,13 @@ class Flow:
         finally:
             attempt.written = True
 
-    def _ended(self, attempt: Attempt, outcome: Outcome, holds: RequestState) -> pb.Ended | None:
+    def _ended(self, attempt: Attempt, outcome: Outcome, holds: RequestState, *, unwritten: bool) -> pb.Ended | None:
         """What the router is told; None if somebody else ended or moved the request, and tells it."""
         ended = pb.Ended(
             request_id=attempt.request_id,
             epoch=attempt.epoch,
             stats=convert.stats_to_pb(attempt.stats(outcome, self.worker_id)),
+            unwritten=unwritten,
         )
         result = outcome.result
         if holds is RequestState.CANCELLED and outcome.state is not RequestState.CANCELLED:

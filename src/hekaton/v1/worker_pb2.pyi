@@ -587,6 +587,7 @@ class Ended(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     ERROR_REASON_FIELD_NUMBER: _builtins.int
+    UNWRITTEN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     epoch: _builtins.int
     reason: _common_pb2.FinishReason.ValueType
@@ -595,6 +596,8 @@ class Ended(_message.Message):
     error: _builtins.str
     error_reason: _builtins.str
     """The ErrorInfo reason that goes with the code."""
+    unwritten: _builtins.bool
+    """The store was away, or does not answer the worker: whoever reads this writes the end before it counts."""
     @_builtins.property
     def stats(self) -> _common_pb2.RequestStats: ...
     def __init__(
@@ -607,10 +610,11 @@ class Ended(_message.Message):
         code: _builtins.int = ...,
         error: _builtins.str = ...,
         error_reason: _builtins.str = ...,
+        unwritten: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "epoch", b"epoch", "error", b"error", "error_reason", b"error_reason", "reason", b"reason", "request_id", b"request_id", "stats", b"stats"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "epoch", b"epoch", "error", b"error", "error_reason", b"error_reason", "reason", b"reason", "request_id", b"request_id", "stats", b"stats", "unwritten", b"unwritten"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from fakes.router import RouterClient, eventually, running_router
 from fakes.worker import FakeWorker
+from fakes.workers import place
 from hekaton.errors import Cancelled, DeadlineExceeded, RequestNotFound, WorkerLost
 from hekaton.facts import RequestState, RequestStats
 from hekaton.rpc.errors import from_rpc_error
@@ -203,3 +204,38 @@ async def test_a_request_whose_record_cannot_be_read_ends(
     error = await stream.error()
     assert error.reason == "INTERNAL"
     assert "cannot be read" in error.message
+
+
+async def test_an_end_that_its_worker_could_not_write_is_in_the_store_before_the_client_hears(
+    router: RouterClient, worker: FakeWorker, redis: Redis
+) -> None:
+    stream = router.generate(HELLO)
+    request_id = await worker.take()
+    await worker.produced.get()
+    worker.step(request_id, 0, b"hello")
+    worker.finish(request_id, 5, unwritten=True)
+    assert (await stream.finished()).stats.completion_tokens == 5
+    stored = await Requests(redis).load(request_id)
+    assert stored is not None
+    assert (stored.summary.state, bytes(stored.produced)) == (RequestState.FINISHED, b"hello")
+
+
+async def test_an_unwritten_end_of_a_request_that_was_taken_back_does_not_count(
+    router: RouterClient, worker: FakeWorker, redis: Redis
+) -> None:
+    """The worker cannot reach the store, was taken for lost, and does not know it."""
+    stream = router.generate(HELLO)
+    request_id = await worker.take()
+    await worker.produced.get()
+    worker.step(request_id, 0, b"hel")
+    await stream.until(3)
+    await Requests(redis).requeue(request_id, 1, term=1, lost=True, max_attempts=3)
+    assert await place(redis, "worker-2") == (request_id, 2)
+    assert await Requests(redis).start(request_id, 2)
+    worker.finish(request_id, 3, unwritten=True)
+    worker.hold(request_id, 2, "router-1")
+    assert bytes((await worker.produced.get()).token_ids) == b"hel"
+    worker.step(request_id, 3, b"lo")
+    worker.finish(request_id, 5)
+    await stream.finished()
+    assert (stream.text, worker.cancelled.empty()) == ("hello", True)

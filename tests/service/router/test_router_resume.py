@@ -7,8 +7,9 @@ import grpc.aio
 import pytest
 from redis.asyncio import Redis
 
+from fakes.memory import SPEC, fake_memory
 from fakes.router import RouterClient, Stream, eventually, running_router
-from fakes.worker import FakeWorker
+from fakes.worker import FakeWorker, fake_worker
 from hekaton.errors import (
     Diverged,
     HekatonError,
@@ -18,11 +19,13 @@ from hekaton.errors import (
     ResumedElsewhere,
     Unavailable,
 )
-from hekaton.facts import RequestState, token_crc
+from hekaton.facts import CatalogEntry, ModelState, RequestState, token_crc
 from hekaton.rpc.convert import duration
 from hekaton.rpc.errors import from_rpc_error
+from hekaton.store.catalog import Catalog
 from hekaton.store.embedded import EmbeddedRedis
 from hekaton.store.requests import Requests
+from hekaton.v1 import common_pb2
 from hekaton.v1 import inference_pb2 as pb
 
 KEPT = pb.GenerateRequest(model="m", text="hello", on_disconnect=pb.ON_DISCONNECT_KEEP, request_id="kept")
@@ -166,6 +169,69 @@ async def test_another_router_takes_a_request_over_from_its_worker(
         assert (await again.finished()).stats.completion_tokens == 5
         assert again.text == "llo"
         assert worker.cancelled.empty()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_a_stop_text_that_the_break_cuts_through_ends_the_output_where_it_begins(
+    redis: Redis, redis_server: EmbeddedRedis, router: RouterClient, worker: FakeWorker, elsewhere: bool
+) -> None:
+    request = pb.GenerateRequest(sampling=common_pb2.Sampling(stop=["ld!"]))
+    request.MergeFrom(KEPT)
+    async with running_router(redis, redis_server.url, "router-2") as other:
+        await other.until_serving()
+        first = await begun(router, worker, request)
+        worker.step("kept", 2, b"llo worl")
+        await first.until(10)
+        assert first.text == "hello wor"
+        await lose(first)
+        again = resume(other if elsewhere else router, b"hello worl", chars=9)
+        await again.accepted()
+        if elsewhere:
+            await asyncio.wait_for(worker.produced.get(), 30)
+            worker.step("kept", 0, b"hello worl")
+        worker.step("kept", 10, b"d! and more")
+        stop = await asyncio.wait_for(worker.stopped.get(), 30)
+        assert (stop.request_id, stop.tokens) == ("kept", 12)
+        worker.finish("kept", 12)
+        finished = await again.finished()
+        assert (finished.reason, finished.stats.completion_tokens) == (common_pb2.FINISH_REASON_STOP, 12)
+        assert (again.text, bytes(again.token_ids)) == ("", b"hello world!")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_log_probabilities_go_on_where_the_client_was(
+    redis: Redis, redis_server: EmbeddedRedis, model: CatalogEntry, elsewhere: bool
+) -> None:
+    assert model.spec is not None
+    told = [common_pb2.TokenLogprobs(logprob=-float(index)) for index in range(5)]
+    request = pb.GenerateRequest(sampling=common_pb2.Sampling(logprobs=0))
+    request.MergeFrom(KEPT)
+    request.model = "real"
+    await Catalog(redis).create(CatalogEntry("real", "", "", model.slo, ModelState.READY, SPEC))
+    async with (
+        fake_memory(redis),
+        fake_worker(redis, device="cpu") as worker,
+        running_router(redis, redis_server.url) as router,
+        running_router(redis, redis_server.url, "router-2") as other,
+    ):
+        await router.until_serving()
+        await other.until_serving()
+        first = router.generate(request)
+        await worker.take()
+        await worker.produced.get()
+        worker.step("kept", 0, b"he", logprobs=told[:2])
+        await first.until(2)
+        await lose(first)
+        worker.step("kept", 2, b"l", logprobs=told[2:3])
+        again = resume(other if elsewhere else router, b"he")
+        await again.accepted()
+        if elsewhere:
+            await asyncio.wait_for(worker.produced.get(), 30)
+            worker.step("kept", 0, b"hel", logprobs=told[:3])
+        worker.step("kept", 3, b"lo", logprobs=told[3:])
+        worker.finish("kept", 5)
+        await again.finished()
+        assert (again.text, first.logprobs, again.logprobs) == ("llo", [0.0, -1.0], [-2.0, -3.0, -4.0])
 
 
 async def test_another_router_delivers_an_end_from_the_store(
