@@ -10,7 +10,7 @@ PIP_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chaos figures protos clean
+.PHONY: help demo test lint chaos soak figures protos clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -49,6 +49,11 @@ CHAOS_SEED     ?= 1
 
 chaos: $(VENV)/.run  ## break a pool again and again under a checked load; long (CHAOS_REQUESTS, CHAOS_SEED)
 	$(BIN)/hekaton chaos --requests $(CHAOS_REQUESTS) --seed $(CHAOS_SEED)
+
+SOAK_SECONDS ?= 1800
+
+soak: $(VENV)/.run  ## load a pool for long and see whether it holds more at the end; 30 minutes (SOAK_SECONDS)
+	$(BIN)/hekaton soak --duration $(SOAK_SECONDS)
 
 $(VENV)/.figures: $(VENV)/.run
 	$(BIN)/python -m pip install -c constraints.txt -e '.[figures]'

@@ -4,14 +4,16 @@ Names have the suffixes that dashboards know from vLLM. A service keeps its coun
 its gauges when it is scraped, so that nothing has to be kept up to date between scrapes.
 """
 
+import asyncio
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -79,6 +81,14 @@ def counters(name: str, documentation: str, label: str, values: Mapping[str, flo
     return family
 
 
+def tell_of_process(registry: CollectorRegistry) -> None:
+    """What every service tells of itself: memory, file descriptors, processor time, and the tasks of its event loop."""
+    loop = asyncio.get_running_loop()
+    ProcessCollector(registry=registry)
+    tell = partial(gauge, "event_loop_tasks", "Tasks of this process that have not ended.")
+    registry.register(Gauges(lambda: [tell(len(asyncio.all_tasks(loop)))]))
+
+
 @contextmanager
 def serving_metrics(settings: Settings, registry: CollectorRegistry) -> Iterator[str]:
     """Serves them until the end of the block, in a thread; its address, empty if it is off.
@@ -91,6 +101,7 @@ def serving_metrics(settings: Settings, registry: CollectorRegistry) -> Iterator
     tls = settings.peer_tls
     check_listen("metrics_listen", settings.metrics_listen, settings.insecure_listen or tls is not None)
     host, port = host_and_port("metrics_listen", settings.metrics_listen)
+    tell_of_process(registry)
     try:
         server, thread = _start(settings, host, port, registry)
     except OSError as error:

@@ -1,5 +1,6 @@
 """What can be broken, and in which scenario what is."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,25 +26,28 @@ class Kind(StrEnum):
 class Fault:
     kind: Kind
     target: str
-    """A service's name, or redis."""
+    """A service's name, redis, or SERVICE>redis: the way of one service to Redis."""
     duration_s: float
 
     @property
     def label(self) -> str:
-        return f"{self.kind} {self.target.rpartition('-')[0] or self.target}"
+        return f"{self.kind} {REPLICA.sub('', self.target)}"
 
 
+REPLICA = re.compile(r"-\d+")
 MEMORY = "memory"
 SERVICES = ("worker", "scheduler", "router", MEMORY)
 REDIS = "redis"
-PROXIED = ("worker", "router")
+TO_REDIS = ">redis"
 _PROCESS = (Kind.KILL, Kind.FREEZE)
 _NETWORK = (Kind.SEVER, Kind.PARTITION, Kind.DELAY)
 MIXED = "mixed"
 SCENARIOS: Mapping[str, tuple[tuple[Kind, str], ...]] = {
     **{service: tuple((kind, service) for kind in _PROCESS) for service in SERVICES},
     REDIS: ((Kind.RESTART, REDIS), (Kind.FREEZE, REDIS)),
-    "network": tuple((kind, service) for service in PROXIED for kind in _NETWORK),
+    "network": tuple(
+        (kind, target) for service in SERVICES for target in (service, f"{service}{TO_REDIS}") for kind in _NETWORK
+    ),
 }
 LONGEST_S: Mapping[Kind, float] = {Kind.FREEZE: 20.0, Kind.PARTITION: 10.0, Kind.DELAY: 10.0, Kind.RESTART: 3.0}
 SHORTEST_S = 0.5
@@ -52,13 +56,14 @@ SHORTEST_S = 0.5
 def possible(scenario: str, *, emulated: bool) -> tuple[tuple[Kind, str], ...]:
     """Kinds and services. Emulated devices need no memory service."""
     names = SCENARIOS if scenario == MIXED else (scenario,)
-    return tuple(one for name in names for one in SCENARIOS[name] if not (emulated and one[1] == MEMORY))
+    return tuple(one for name in names for one in SCENARIOS[name] if not (emulated and one[1].startswith(MEMORY)))
 
 
 def draw(random: Random, faults: Sequence[tuple[Kind, str]], replicas: int, longest_s: float) -> Fault:
     """The next fault; short ones are likelier than long ones."""
-    kind, service = random.choice(faults)
-    target = service if service == REDIS else f"{service}-{random.randrange(replicas)}"
+    kind, kind_of_target = random.choice(faults)
+    service, way, _ = kind_of_target.partition(TO_REDIS)
+    target = service if service == REDIS else f"{service}-{random.randrange(replicas)}{way}"
     most_s = min(LONGEST_S.get(kind, 0.0), longest_s)
     duration_s = SHORTEST_S * (most_s / SHORTEST_S) ** random.random() if most_s > SHORTEST_S else most_s
     return Fault(kind, target, duration_s)

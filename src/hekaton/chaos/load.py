@@ -1,7 +1,7 @@
 """The checked load: clients that resume, some of which cancel, and what each of them saw."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -73,7 +73,7 @@ def cases(count: int, models: Sequence[str], random: Random, run_id: str) -> lis
 class Load:
     """A closed loop of `concurrency` clients over all cases. `done` grows as they end."""
 
-    def __init__(self, addresses: Sequence[str], redis: Redis, cases: Sequence[Case], concurrency: int) -> None:
+    def __init__(self, addresses: Sequence[str], redis: Redis, cases: Iterable[Case], concurrency: int) -> None:
         self._addresses = addresses
         self._store = Requests(redis)
         self._cases = iter(cases)

@@ -1,4 +1,4 @@
-"""A local pool that can be broken: two of each service, proxies before workers and routers, a Redis that persists."""
+"""A local pool that can be broken: two of each service behind proxies, and a Redis that persists behind others."""
 
 import asyncio
 import os
@@ -12,10 +12,10 @@ from itertools import repeat
 from pathlib import Path
 from typing import Self
 
-from hekaton.chaos.faults import PROXIED, REDIS, Fault, Kind
+from hekaton.chaos.faults import REDIS, TO_REDIS, Fault, Kind
 from hekaton.chaos.proxy import Proxy
 from hekaton.cli.child import Child
-from hekaton.cli.supervisor import Stack, StackOptions
+from hekaton.cli.supervisor import SHM, Stack, StackOptions
 from hekaton.store.embedded import EmbeddedRedis
 
 REPLICAS = 2
@@ -24,19 +24,30 @@ DELAY_S = 0.05
 
 
 class ProxiedStack(Stack):
-    """Workers and routers announce the address of their proxy."""
+    """Services announce the address of their proxy, and reach Redis through one of their own."""
 
     def __init__(self, options: StackOptions, say: Callable[[str], None], exit_stack: AsyncExitStack) -> None:
         super().__init__(options, say)
         self.proxies: dict[str, Proxy] = {}
+        self.metrics: dict[str, str] = {}
+        """Where each service tells its metrics."""
         self._exit_stack = exit_stack
 
     async def launch(self, service: str, name: str, log: Path, settings: dict[str, str]) -> Child:
-        if service in PROXIED:
-            listen = f"127.0.0.1:{_free_port()}"
-            proxy = self.proxies[name] = await self._exit_stack.enter_async_context(Proxy(listen))
-            settings = {**settings, "listen": listen, "advertise": proxy.address}
-        return await super().launch(service, name, log, settings)
+        listen = settings.get("listen") or f"127.0.0.1:{_free_port()}"
+        own = {
+            "listen": listen,
+            "advertise": await self._proxy(name, listen),
+            "redis_url": f"redis://{await self._proxy(name + TO_REDIS, self.redis_url)}/0",
+            "metrics_listen": f"127.0.0.1:{_free_port()}",
+        }
+        self.metrics[name] = own["metrics_listen"]
+        return await super().launch(service, name, log, {**settings, **own})
+
+    async def _proxy(self, name: str, target: str) -> str:
+        """The address of a new one."""
+        proxy = self.proxies[name] = await self._exit_stack.enter_async_context(Proxy(target))
+        return proxy.address
 
 
 class BreakablePool:
@@ -53,6 +64,9 @@ class BreakablePool:
         async with AsyncExitStack() as stack:
             directory = Path(tempfile.mkdtemp(prefix="hekaton-chaos-"))
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
+            shared = SHM if SHM.is_dir() else directory
+            self.segments = Path(tempfile.mkdtemp(prefix="hekaton-chaos-", dir=shared))
+            stack.callback(shutil.rmtree, self.segments, ignore_errors=True)
             self.redis = EmbeddedRedis(directory / "data", socket_dir=directory)
             await asyncio.to_thread(self.redis.start)
             stack.push_async_callback(asyncio.to_thread, self.redis.stop)
@@ -65,6 +79,7 @@ class BreakablePool:
                 memories=REPLICAS,
                 redis_url=self.redis.url,
                 host_memory="256MiB",
+                shm_dir=self.segments,
                 restarts_s=repeat(RESTART_S),
                 log_dir=self._log_dir,
             )

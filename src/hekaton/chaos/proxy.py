@@ -6,15 +6,15 @@ from types import TracebackType
 from typing import Self
 
 CHUNK_BYTES = 1 << 16
+UNIX = "unix:"
 
 
 class Proxy:
     """Stands before one service, on a free loopback port. An async context manager."""
 
     def __init__(self, target: str) -> None:
-        """`target` is HOST:PORT; it may begin to listen later."""
-        self._host, _, port = target.rpartition(":")
-        self._port = int(port)
+        """`target` is HOST:PORT, or unix:PATH or unix://PATH; it may begin to listen later."""
+        self._target = target
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,20 +62,28 @@ class Proxy:
             task.add_done_callback(self._tasks.discard)
         self._writers.add(writer)
         try:
-            there, back = await asyncio.open_connection(self._host, self._port)
+            there, back = await self._connect()
         except OSError:
             self._close(writer)
             return
         self._writers.add(back)
         pumps = [asyncio.create_task(self._pump(reader, back)), asyncio.create_task(self._pump(there, writer))]
         try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            # Python 3.11 complains of a connection's task that was cancelled; this one is cancelled at its end only.
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
             self._close(writer)
             self._close(back)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._target.startswith(UNIX):
+            return await asyncio.open_unix_connection(self._target.removeprefix(UNIX).removeprefix("//"))
+        host, _, port = self._target.rpartition(":")
+        return await asyncio.open_connection(host, int(port))
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):

@@ -53,15 +53,10 @@ async def run(options: ChaosOptions, say: Callable[[str], None]) -> Report:
     """Raises Unavailable if the pool does not start."""
     with tempfile.TemporaryDirectory(prefix="hekaton-chaos-") as temporary:
         models_dir = Path(temporary)
-        models = list(ARCHITECTURES)
-        if not options.emulated:
-            await _write_models(models_dir, models)
         memory = DEVICE_MEMORY[options.emulated]
         async with BreakablePool(options.device, memory, options.log_dir, say) as pool:
             async with Client(pool.stack.address) as client:
-                for name in models:
-                    source = EMULATED + EMULATED_CLASS if options.emulated else str(models_dir / name)
-                    await client.register_model(name, source, dtype="" if options.emulated else "float32", slo=SLO)
+                models = await registered(client, options.device, models_dir)
             async with connect(pool.redis.url) as redis:
                 random = Random(options.seed)
                 todo = cases(options.requests, models, random, uuid.uuid4().hex[:8])
@@ -129,6 +124,17 @@ async def _break(
             say(f"{fault.kind} {fault.target} for {fault.duration_s:.1f} s; {load.done} requests done")
             done.append((clock(), fault.label))
             group.create_task(inflict(fault), name=f"break {fault.target}")
+
+
+async def registered(client: Client, device: str, models_dir: Path) -> list[str]:
+    """The names of the pool's models, once it has them. Real ones are written to `models_dir` first."""
+    emulated = device.startswith(EMULATED)
+    if not emulated:
+        await _write_models(models_dir, ARCHITECTURES)
+    for name in ARCHITECTURES:
+        source = EMULATED + EMULATED_CLASS if emulated else str(models_dir / name)
+        await client.register_model(name, source, dtype="" if emulated else "float32", slo=SLO)
+    return list(ARCHITECTURES)
 
 
 async def _write_models(directory: Path, architectures: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hekaton import __version__
-from hekaton.cli import bench, certs, chaos, chat, demo, generate, health, keys, models, plan, pool, sim, up
+from hekaton.cli import bench, certs, chaos, chat, demo, generate, health, keys, models, plan, pool, sim, soak, up
 from hekaton.cli.common import console
 from hekaton.config import ENV_PREFIX
 
@@ -61,6 +61,7 @@ app.command("pool", rich_help_panel="Watch a pool")(pool.pool)
 app.command("health", rich_help_panel="Watch a pool")(health.health)
 app.add_typer(bench.app, name="bench", rich_help_panel="Watch a pool")
 app.command("chaos", rich_help_panel="Break a pool")(chaos.chaos)
+app.command("soak", rich_help_panel="Break a pool")(soak.soak)
 app.command("plan", rich_help_panel="Plan a pool")(plan.plan)
 app.add_typer(sim.app, name="sim", rich_help_panel="Plan a pool")
 
