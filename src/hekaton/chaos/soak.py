@@ -149,18 +149,17 @@ async def _idle(client: Client) -> bool:
 
 
 async def _look(pool: BreakablePool, redis: Redis) -> Seen:
-    seen: dict[str, float] = {
-        "segments": usage.segments(pool.segments),
-        "keys": await usage.lasting_keys(redis),
-    }
+    """Both of a service together: which scheduler leads, and so has more to hold, may change."""
+    seen = Counter[str](segments=usage.segments(pool.segments), keys=await usage.lasting_keys(redis))
     for child in pool.stack.children:
         if child.pid is None:
             continue
         found = usage.process(child.pid, await usage.tasks(pool.stack.metrics[child.name]))
-        seen[f"{child.name} descriptors"] = found.descriptors
-        seen[f"{child.name} tasks"] = found.tasks
+        service = child.name.rpartition("-")[0]
+        seen[f"{service} descriptors"] += found.descriptors
+        seen[f"{service} tasks"] += found.tasks
         if child.name != VICTIM:
-            seen[f"{child.name} rss_bytes"] = found.rss_bytes
+            seen[f"{service} rss_bytes"] += found.rss_bytes
     return seen
 
 
