@@ -113,6 +113,8 @@ class CatalogEntry:
     state: ModelState
     spec: ModelSpec | None = None
     error: str = ""
+    created: int = 0
+    """When it was registered: seconds since 1970, on its router's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +205,17 @@ class RequestStats:
     worker_id: str
 
 
+class Weights(StrEnum):
+    """Where a turn found its model's weights."""
+
+    RESIDENT = "resident"
+    """On the device, from an earlier turn."""
+    PREFETCH = "prefetch"
+    """On the device, copied there beside another model's turn."""
+    DEMAND = "demand"
+    """Not there, or not all of them: the turn waited."""
+
+
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
     """One turn of a worker: one model, from one switch to the next. Times are seconds since the engine's start."""
@@ -218,6 +231,7 @@ class TurnRecord:
     steps: int
     tokens: int
     preempted_request_ids: tuple[str, ...]
+    weights: Weights = Weights.RESIDENT
 
 
 def token_crc(token_ids: Sequence[int], crc: int = 0) -> int:

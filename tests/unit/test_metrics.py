@@ -1,26 +1,32 @@
 """What is written of the metrics is what there is."""
 
+import asyncio
 import re
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from fakes.records import record
 from hekaton.config import SchedulerSettings
 from hekaton.engine.messages import LoadEnded, Status
-from hekaton.errors import InvalidArgument
-from hekaton.facts import TurnRecord
+from hekaton.errors import Cancelled, InvalidArgument
+from hekaton.facts import TurnRecord, Weights
 from hekaton.metrics import OTHER, ModelNames, serving_metrics, tell_of_process
 from hekaton.store.connect import connect
 from hekaton.store.keys import Kind
 from hekaton.store.workers import Registry
 from hekaton.v1 import scheduler_pb2
+from hekaton.v1.common_pb2 import FINISH_REASON_STOP, RequestStats
+from hekaton.v1.inference_pb2 import Finished
 from hekaton_memory.cache import Cache
 from hekaton_memory.exchange import Exchange
 from hekaton_memory.metrics import metrics_of as memory_metrics
 from hekaton_memory.parcels import Parcels
 from hekaton_memory.segments import Segments
-from hekaton_router.live import LiveRequests
+from hekaton_router.live import LiveRequest, LiveRequests
 from hekaton_router.metrics import RouterMetrics
 from hekaton_router.view import PoolView
 from hekaton_scheduler.metrics import metrics_of as scheduler_metrics
@@ -74,18 +80,44 @@ async def test_the_documentation_names_every_metric_and_no_other(tmp_path: Path)
 async def test_turns_and_loads_are_counted() -> None:
     board = StatusBoard("w")
     metrics = WorkerMetrics(board)
-    metrics.turn(TurnRecord(0, "w", "m", 0.0, 1.0, 0.25, True, 10, 1, 1, ("a", "b")))
+    metrics.turn(TurnRecord(0, "w", "m", 0.0, 1.0, 0.25, True, 10, 1, 1, ("a", "b"), Weights.DEMAND))
     metrics.turn(TurnRecord(1, "w", "m", 1.0, 1.0, 0.0, False, 0, 1, 1, ()))
     metrics.loaded(LoadEnded("m", 0.5, 10))
     board.update(Status("m", ("m",), ("n",), 5, 0, 1, 2, 1, 7))
     value = metrics.registry.get_sample_value
-    assert value("hekaton_model_switches_total", {"model_name": "m"}) == 1
+    assert value("hekaton_model_switches_total", {"model_name": "m", "reason": "demand"}) == 1
     assert value("hekaton_preemptions_total", {"model_name": "m"}) == 2
     assert value("hekaton_model_switch_seconds_sum", {"phase": "exposed"}) == 0.25
     assert value("hekaton_model_switch_seconds_sum", {"phase": "copy"}) == 0.5
     assert value("hekaton_copied_bytes_total", {"model_name": "m"}) == 10
     assert value("hekaton_model_state", {"model_name": "n", "state": "loading"}) == 1
     assert value("hekaton_worker_tokens_total") == 7
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+async def test_a_kept_request_is_counted_by_its_end_and_not_when_its_client_leaves(ends_well: bool) -> None:
+    redis = connect("redis://127.0.0.1:1")
+    metrics = RouterMetrics(LiveRequests(), PoolView(Registry(redis, Kind.WORKER), Registry(redis, Kind.MEMORY)))
+    kept = replace(record(), resume_window_s=60.0)
+    live = LiveRequest(kept)
+    live.accepted = True
+    with suppress(asyncio.CancelledError), metrics.measured(kept) as meter:
+        meter.watch(live)
+        meter.accepted()
+        raise asyncio.CancelledError
+    value = metrics.registry.get_sample_value
+    cancelled = {"model_name": "m1", "reason": "CANCELLED"}
+    assert value("hekaton_request_failure_total", cancelled) is None
+    live.assign(1, "w")
+    live.extend(1, 0, [5])
+    if ends_well:
+        live.finish(1, Finished(reason=FINISH_REASON_STOP, stats=RequestStats(completion_tokens=1)))
+    else:
+        live.stop(Cancelled("nobody came back"))
+    ended = {"model_name": "m1", "finished_reason": "stop"}
+    assert value("hekaton_request_success_total", ended) == (1 if ends_well else None)
+    assert value("hekaton_request_failure_total", cancelled) == (None if ends_well else 1)
+    assert value("hekaton_generation_tokens_total", {"model_name": "m1"}) == 1
 
 
 def test_the_label_of_models_is_bounded() -> None:

@@ -69,7 +69,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         charge = await self._quotas.charge(record)
         with charge, self._metrics.measured(record) as meter, self._keeper.hold(record, ends_s) as reading:
             charge.live = reading.live
-            reading.live.on_tokens = meter.tokens
+            meter.watch(reading.live)
             await self._keeper.accept(reading.live, admitted.prompt, ends_s - clock())
             meter.accepted()
             log.info("accepted", model=record.model, prompt_tokens=record.prompt_tokens)
@@ -89,6 +89,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         async with self._keeper.resume(request.request_id, budget_s) as reading:
             live, record = reading.live, reading.live.record
             _describe(record)
+            self._metrics.resumed(live)
             entry, spec = await self._intake.model(record.model, budget_s)
             codec = await self._intake.tokenizers.get(entry, spec)
             yield pb.ResumeResponse(accepted=_accepted(record))

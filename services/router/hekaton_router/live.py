@@ -43,6 +43,9 @@ class LiveRequest:
         """At its deadline."""
         self.on_tokens: Callable[[int], None] = lambda count: None
         """Told how many tokens are new, as they come."""
+        self.on_end: Callable[[], None] = lambda: None
+        self.metered = False
+        """Somebody counts its tokens and its end."""
         self._changed = asyncio.Event()
 
     def assign(self, epoch: int, worker_id: str) -> bool:
@@ -108,7 +111,9 @@ class LiveRequest:
 
     def stop(self, end: inference_pb2.Finished | HekatonError) -> None:
         """Ends the request here, unless it has ended."""
-        self.end = self.end or end
+        if self.end is None:
+            self.end = end
+            self.on_end()
         self._changed.set()
 
     def outcome(self) -> inference_pb2.Finished:

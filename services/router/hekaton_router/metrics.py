@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from hekaton.errors import Cancelled, HekatonError
+from hekaton.errors import Cancelled, HekatonError, ResumedElsewhere
 from hekaton.facts import RequestRecord
 from hekaton.metrics import MODEL, Gauges, ModelNames, counter, gauge, gauges, histogram
-from hekaton_router.live import LiveRequests
+from hekaton.rpc import convert
+from hekaton_router.live import LiveRequest, LiveRequests
 from hekaton_router.view import PoolView
 
 
@@ -40,15 +41,20 @@ class RouterMetrics:
         meter = Meter(self, record)
         try:
             yield meter
-        except (asyncio.CancelledError, GeneratorExit):
-            self.failure.labels(meter.model, Cancelled.reason).inc()
+        except (asyncio.CancelledError, GeneratorExit, ResumedElsewhere):
+            meter.left()
             raise
         except HekatonError as error:
-            self.failure.labels(meter.model, error.reason).inc()
+            meter.failed(error.reason)
             raise
         except Exception:
-            self.failure.labels(meter.model, HekatonError.reason).inc()
+            meter.failed(HekatonError.reason)
             raise
+
+    def resumed(self, live: LiveRequest) -> None:
+        """Counts here what another router has accepted and does not read any more."""
+        if not live.metered and not live.end:
+            Meter(self, live.record).take_over(live)
 
     def came(self, model: str, tokens: int, punctual: int) -> None:
         self._tokens[model] += tokens
@@ -77,6 +83,8 @@ class Meter:
         self._accepted_s = 0.0
         self._last_s: float | None = None
         self._tokens = 0
+        self._live: LiveRequest | None = None
+        self._counted = False
         # Looking a series up costs as much as a detokenisation; a request does it once.
         self._came = metrics.generation_tokens.labels(self.model)
         self._on_time = metrics.on_time.labels(self.model)
@@ -101,6 +109,45 @@ class Meter:
         self._last_s = now_s
         self._tokens += count
 
+    def watch(self, live: LiveRequest) -> None:
+        self._live = live
+        live.metered = True
+        live.on_tokens = self.tokens
+
+    def take_over(self, live: LiveRequest) -> None:
+        self.watch(live)
+        self._accepted_s, self._last_s, self._tokens = live.accepted_s, self._clock(), len(live.token_ids)
+        live.on_end = self._ended
+
+    def left(self) -> None:
+        """Its client has gone. What is kept goes on, and is counted when it ends."""
+        live = self._live
+        if live is None or not live.accepted or not self._record.resume_window_s:
+            self.failed(Cancelled.reason)
+        elif live.end:
+            self._ended()
+        else:
+            live.on_end = self._ended
+
+    def _ended(self) -> None:
+        assert self._live is not None
+        try:
+            finished = self._live.outcome()
+        except ResumedElsewhere:
+            return  # Counted where it goes on.
+        except HekatonError as error:
+            self.failed(error.reason)
+        else:
+            self.finished(convert.finish_from_pb(finished.reason))
+
+    def failed(self, reason: str) -> None:
+        if not self._counted:
+            self._counted = True
+            self._metrics.failure.labels(self.model, reason).inc()
+
     def finished(self, reason: str) -> None:
+        if self._counted:
+            return
+        self._counted = True
         self._metrics.e2e.labels(self.model).observe(self._clock() - self._accepted_s)
         self._metrics.success.labels(self.model, reason).inc()

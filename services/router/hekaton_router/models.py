@@ -1,6 +1,7 @@
 """ModelService: the catalog of what the pool can serve."""
 
 import re
+import time
 from dataclasses import replace
 
 from hekaton.config import RouterSettings
@@ -38,7 +39,8 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     async def RegisterModel(self, request: pb.RegisterModelRequest, context: Context) -> pb.RegisterModelResponse:
         _check(request)
         slo = decide_slo(request.slo, self._default_slo)
-        entry = CatalogEntry(request.name, request.source, request.dtype, slo, ModelState.PREPARING)
+        created = int(time.time())
+        entry = CatalogEntry(request.name, request.source, request.dtype, slo, ModelState.PREPARING, created=created)
         if entry.source.startswith(SOURCE_PREFIX):
             entry = replace(entry, state=ModelState.READY, spec=_emulated(entry))
             await self._catalog.create(entry)

@@ -19,7 +19,7 @@ class WorkerMetrics:
         self._board = board
         self._name = ModelNames()
         made = self.registry
-        self._switches = counter(made, "model_switches", "Turns that began with another model.", MODEL)
+        self._switches = counter(made, "model_switches", "Turns that began with another model.", MODEL, "reason")
         self._switch_s = histogram(made, "model_switch_seconds", "Waiting for weights; copying them.", "phase")
         self._preemptions = counter(made, "preemptions", "Requests left unfinished at a turn's end.", MODEL)
         self._copied = counter(made, "copied_bytes", "Bytes of weights copied to the device.", MODEL)
@@ -28,7 +28,7 @@ class WorkerMetrics:
     def turn(self, turn: TurnRecord) -> None:
         model = self._name(turn.model)
         if turn.switched:
-            self._switches.labels(model).inc()
+            self._switches.labels(model, turn.weights).inc()
             self._switch_s.labels("exposed").observe(turn.exposed_switch_s)
         self._preemptions.labels(model).inc(len(turn.preempted_request_ids))
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from hekaton.facts import TurnRecord
+from hekaton.facts import TurnRecord, Weights
 
 
 @dataclass(slots=True)
@@ -11,6 +11,7 @@ class OpenTurn:
 
     model: str
     chosen_s: float
+    weights: Weights = Weights.RESIDENT
     until_s: float = 0.0
     """End of its budget, which counts from the first step or the latest decision."""
     budget_s: float = 0.0
@@ -39,6 +40,12 @@ class TurnLog:
     def loaded(self, model: str, copied_bytes: int) -> None:
         self._copied[model] = self._copied.get(model, 0) + copied_bytes
 
+    def opened(self, model: str, now_s: float, *, resident: bool) -> OpenTurn:
+        """A turn that begins."""
+        if not resident:
+            return OpenTurn(model, now_s, Weights.DEMAND)
+        return OpenTurn(model, now_s, Weights.PREFETCH if self._copied.get(model) else Weights.RESIDENT)
+
     def stepped(self, turn: OpenTurn, tokens: int, prefilled_tokens: int) -> None:
         turn.steps += 1
         turn.tokens += tokens
@@ -60,6 +67,7 @@ class TurnLog:
             steps=turn.steps,
             tokens=turn.tokens,
             preempted_request_ids=preempted,
+            weights=turn.weights,
         )
         self.index += 1
         self.switches += switched

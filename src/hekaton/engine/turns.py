@@ -196,7 +196,8 @@ class TurnLoop:
             self._leave(now_s)
         if turn is None:
             return
-        self._turn = self._turn or OpenTurn(turn.model, now_s)
+        if self._turn is None:
+            self._turn = self._log.opened(turn.model, now_s, resident=turn.model in self._engine.resident())
         self._turn.order = turn.request_ids
         self._turn.budget_s = turn.budget_s
         self._turn.until_s = now_s + turn.budget_s

@@ -5,7 +5,7 @@ import pytest
 
 from fakes.turnloop import GB, LoopDriver, PoisonedEngine, expected, spec, submit
 from hekaton.engine.messages import Cancel, Ended, Started, Status, Step, Stop, TurnEnded
-from hekaton.facts import FinishReason
+from hekaton.facts import FinishReason, Weights
 from hekaton.policy.request_level import QueueTurns
 
 
@@ -190,3 +190,14 @@ def test_stop_ends_the_turn() -> None:
     driver.send(Stop())
     assert driver.loop.stopping
     assert driver.of(TurnEnded)[-1].turn.preempted_request_ids == ("r",)
+
+
+def test_a_turn_says_where_it_found_its_weights() -> None:
+    driver = LoopDriver()
+    driver.add("a", "b")
+    driver.send(submit("a1", "a", max_tokens=300))
+    driver.run(lambda: len(driver.tokens("a1")) == 5)
+    driver.send(submit("b1", "b", max_tokens=300))
+    driver.run()
+    found = [(event.turn.model, event.turn.weights) for event in driver.of(TurnEnded)]
+    assert found[:3] == [("a", Weights.DEMAND), ("b", Weights.PREFETCH), ("a", Weights.RESIDENT)]

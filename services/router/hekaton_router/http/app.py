@@ -82,7 +82,7 @@ def http_app(
 
 
 def _model(entry: CatalogEntry) -> Model:
-    return Model(id=entry.name, created=0, max_model_len=ready_spec(entry).max_context_tokens)
+    return Model(id=entry.name, created=entry.created, max_model_len=ready_spec(entry).max_context_tokens)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
