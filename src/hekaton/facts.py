@@ -115,6 +115,8 @@ class CatalogEntry:
     error: str = ""
     created: int = 0
     """When it was registered: seconds since 1970, on its router's clock."""
+    pinned: bool = False
+    """Every memory service keeps its weights."""
 
 
 @dataclass(frozen=True, slots=True)

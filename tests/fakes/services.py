@@ -44,6 +44,10 @@ class ScriptedInference(inference_pb2_grpc.InferenceServiceServicer):
             self.cancelled.set()
         return inference_pb2.TokenizeResponse()
 
+    async def CountTokens(self, request: object, context: object) -> inference_pb2.CountTokensResponse:
+        self.on_call()
+        return inference_pb2.CountTokensResponse()
+
     async def Detokenize(self, request: object, context: object) -> inference_pb2.DetokenizeResponse:
         raise ValueError("a secret that no client may read")
 

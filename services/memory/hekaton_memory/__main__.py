@@ -6,12 +6,15 @@ from contextlib import ExitStack, aclosing, closing
 from hekaton.config import MemorySettings
 from hekaton.metrics import serving_metrics
 from hekaton.rpc.server import new_id, run, serving
+from hekaton.store.catalog import Catalog
 from hekaton.store.connect import connect
+from hekaton.tasks import end
 from hekaton_memory.builds import Builds
 from hekaton_memory.cache import Cache
 from hekaton_memory.exchange import Exchange
 from hekaton_memory.metrics import metrics_of
 from hekaton_memory.parcels import Parcels
+from hekaton_memory.pins import Pins
 from hekaton_memory.registration import Registration
 from hekaton_memory.segments import Segments
 from hekaton_memory.service import servicer
@@ -43,12 +46,14 @@ async def main(settings: MemorySettings, stop: asyncio.Event) -> None:
         ):
             exchange.address = server.address
             tasks.create_task(exchange.sweep(stop))
+            pins = tasks.create_task(Pins(Catalog(redis), weights, settings.heartbeat_s).run())
             tasks.create_task(Registration(redis, settings, memory_id, server.address).keep(stop))
             try:
                 await server.set_serving(True)
                 await stop.wait()
             finally:
                 stop.set()
+                await end(pins)
         cache.check_integrity()
 
 

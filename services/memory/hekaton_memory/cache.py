@@ -30,10 +30,11 @@ class CachedImage:
     digest: str
     nbytes: int
     leases: int
+    pinned: bool
 
 
 class Cache:
-    """Least recently used images go first; a leased one never goes. Not thread-safe: for one event loop."""
+    """Least recently used images go first, leased and pinned ones never. Not thread-safe: for one event loop."""
 
     def __init__(self, segments: Segments, budget_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._segments = segments
@@ -42,6 +43,8 @@ class Cache:
         self._leases: dict[str, Lease] = {}
         self._images: OrderedDict[str, int] = OrderedDict(segments.adopt())
         self.budget_bytes = budget_bytes
+        self.pinned: frozenset[str] = frozenset()
+        """Digests of images that never go."""
         self.reaped = 0
         """Leases that ran out."""
         while self.used_bytes > budget_bytes:
@@ -69,7 +72,10 @@ class Cache:
         """All images, the next to go first."""
         self._expire()
         counts = Counter(lease.digest for lease in self._leases.values())
-        return [CachedImage(digest, nbytes, counts[digest]) for digest, nbytes in self._images.items()]
+        return [
+            CachedImage(digest, nbytes, counts[digest], digest in self.pinned)
+            for digest, nbytes in self._images.items()
+        ]
 
     # ---- room
 
@@ -93,9 +99,9 @@ class Cache:
 
     def _make_room(self, nbytes: int, new_on_disk: int) -> None:
         """Evicts until `nbytes` more fit the budget and `new_on_disk` bytes the file system; nothing if in vain."""
-        unleased = [image for image in self.images() if not image.leases]
-        self._check_room(nbytes, new_on_disk, sum(image.nbytes for image in unleased))
-        for image in unleased:
+        free = [image for image in self.images() if not image.leases and not image.pinned]
+        self._check_room(nbytes, new_on_disk, sum(image.nbytes for image in free))
+        for image in free:
             if self._lacking(nbytes, new_on_disk) > 0:
                 self._evict(image.digest)
         self._check_room(nbytes, new_on_disk, 0)
@@ -103,11 +109,12 @@ class Cache:
     def _check_room(self, nbytes: int, new_on_disk: int, evictable: int) -> None:
         if self._lacking(nbytes, new_on_disk) > evictable:
             leased = sum(image.nbytes for image in self.images() if image.leases)
+            pinned = sum(image.nbytes for image in self.images() if image.pinned)
             raise ResourceExhausted(
                 f"no room for an image of {nbytes} bytes: the budget (host_memory) is {self.budget_bytes}, "
-                f"{leased} are leased, {self._reserved_bytes} kept for builds, "
+                f"{leased} are leased, {pinned} pinned, {self._reserved_bytes} kept for builds, "
                 f"{self._segments.free_bytes()} free in the file system of segment_dir; "
-                "free some, raise the budget, or use a smaller model"
+                "unpin or free some, raise the budget, or use a smaller model"
             )
 
     def _lacking(self, nbytes: int, new_on_disk: int) -> int:

@@ -58,7 +58,10 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
 
     async def GetMemoryStatus(self, request: pb.GetMemoryStatusRequest, context: Context) -> pb.GetMemoryStatusResponse:
         cache = self._weights.cache
-        images = [pb.CachedImage(digest=i.digest, bytes=i.nbytes, leases=i.leases) for i in cache.images()]
+        images = [
+            pb.CachedImage(digest=one.digest, bytes=one.nbytes, leases=one.leases, pinned=one.pinned)
+            for one in cache.images()
+        ]
         parcels = self._exchange.parcels
         sizes = parcels.sizes()
         return pb.GetMemoryStatusResponse(

@@ -74,6 +74,16 @@ class Weights:
             if not delivered:
                 self.cache.release(lease.lease_id)
 
+    async def keep(self, digest: str, source: str, dtype: str) -> None:
+        """Builds an image that is not here. Raises as `acquire` does."""
+        self.cache.forget_removed(digest)
+        if digest not in self.cache:
+            checkpoint = await self._examine(digest, source, dtype)
+            async with self._builds.joined(checkpoint) as build, aclosing(build.progress()) as steps:
+                async for _ in steps:
+                    pass
+                _require_same(digest, build.digest)
+
     async def describe(self, digest: str, source: str, dtype: str) -> Prepared:
         """What belongs to an image besides its weights, tokenizer and templates among them."""
         if not self._segments.knows(digest):

@@ -17,6 +17,7 @@ DEFAULT_RESUME_WINDOW_S = 60.0
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 MIN_RETRY_S, MAX_RETRY_S = 1.0, 30.0
 EMULATED = "emulated"
+Prompted = inference_pb2.GenerateRequest | inference_pb2.TokenizeRequest | inference_pb2.CountTokensRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,6 @@ def _largest(model: str, spec: ModelSpec, devices: Iterable[Device]) -> int:
     return max(sizes)
 
 
-def check_prompt_form(request: inference_pb2.GenerateRequest | inference_pb2.TokenizeRequest) -> None:
+def check_prompt_form(request: Prompted) -> None:
     if request.WhichOneof("prompt") is None:
         raise InvalidArgument("send exactly one prompt: text, chat or token_ids")

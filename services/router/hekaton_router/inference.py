@@ -11,7 +11,7 @@ from opentelemetry import trace
 from hekaton import telemetry
 from hekaton.config import RouterSettings
 from hekaton.errors import Diverged, HekatonError, InvalidArgument
-from hekaton.facts import RequestRecord, token_crc
+from hekaton.facts import ModelSpec, RequestRecord, token_crc
 from hekaton.rpc import convert
 from hekaton.rpc.interceptors import Context
 from hekaton.v1 import common_pb2, inference_pb2_grpc
@@ -90,7 +90,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             live, record = reading.live, reading.live.record
             _describe(record)
             self._metrics.resumed(live)
-            entry, spec = await self._intake.model(record.model, budget_s)
+            entry, spec = await self._intake.model_of(record, budget_s)
             codec = await self._intake.tokenizers.get(entry, spec)
             yield pb.ResumeResponse(accepted=_accepted(record))
             while len(live.token_ids) < request.next_index and not live.end:
@@ -109,10 +109,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return pb.CancelResponse(cancelled=await self._keeper.cancel(request.request_id))
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
-        admission.check_prompt_form(request)
-        entry, spec = await self._intake.model(request.model, self._budget_s(context))
-        codec = await self._intake.tokenizers.get(entry, spec)
-        return pb.TokenizeResponse(token_ids=await self._intake.encode(request, codec))
+        token_ids, _ = await self._tokenized(request, context)
+        return pb.TokenizeResponse(token_ids=token_ids)
+
+    async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
+        token_ids, spec = await self._tokenized(request, context)
+        left_tokens = max(spec.max_context_tokens - len(token_ids), 0)
+        return pb.CountTokensResponse(tokens=len(token_ids), left_tokens=left_tokens)
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
         entry, spec = await self._intake.model(request.model, self._budget_s(context))
@@ -121,6 +124,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         codec = await self._intake.tokenizers.get(entry, spec)
         text = await self._intake.tokenizers.run(codec.decode, list(request.token_ids))
         return pb.DetokenizeResponse(text=text)
+
+    async def _tokenized(
+        self, request: pb.TokenizeRequest | pb.CountTokensRequest, context: Context
+    ) -> tuple[list[int], ModelSpec]:
+        admission.check_prompt_form(request)
+        entry, spec = await self._intake.model(request.model, self._budget_s(context))
+        codec = await self._intake.tokenizers.get(entry, spec)
+        return await self._intake.encode(request, codec), spec
 
     async def _check_owner(self, request_id: str) -> None:
         if tenancy.current().name:

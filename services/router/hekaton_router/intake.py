@@ -13,7 +13,8 @@ from hekaton.facts import CatalogEntry, ModelSpec, RequestRecord
 from hekaton.store.catalog import Catalog
 from hekaton.v1 import inference_pb2 as pb
 from hekaton_router import admission, tenancy
-from hekaton_router.models import find
+from hekaton_router.admission import Prompted
+from hekaton_router.models import find, permitted
 from hekaton_router.patience import Patience
 from hekaton_router.sampling import decide_sampling
 from hekaton_router.tokenization import TextCodec, TokenizerCache
@@ -54,12 +55,19 @@ class Intake:
         return Admitted(record, prompt, codec)
 
     async def model(self, name: str, budget_s: float) -> tuple[CatalogEntry, ModelSpec]:
-        """A model that can serve. Raises ModelNotFound, ModelNotReady, StoreUnavailable."""
-        tenancy.check_model(name)
-        entry = await self.patience.run(partial(find, self.catalog, name), budget_s)
+        """A model that can serve, by its name or an alias.
+
+        Raises ModelNotFound, ModelNotReady, StoreUnavailable, or PermissionDenied if the caller may not use it.
+        """
+        entry = await self.patience.run(partial(permitted, self.catalog, name), budget_s)
         return entry, admission.ready_spec(entry)
 
-    async def encode(self, request: pb.GenerateRequest | pb.TokenizeRequest, codec: TextCodec) -> list[int]:
+    async def model_of(self, record: RequestRecord, budget_s: float) -> tuple[CatalogEntry, ModelSpec]:
+        """Of a request that was accepted."""
+        entry = await self.patience.run(partial(find, self.catalog, record.model), budget_s)
+        return entry, admission.ready_spec(entry)
+
+    async def encode(self, request: Prompted, codec: TextCodec) -> list[int]:
         """Ids of a text or a conversation."""
         if request.WhichOneof("prompt") == "text":
             return await self.tokenizers.run(codec.encode, request.text)

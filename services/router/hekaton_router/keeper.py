@@ -101,7 +101,7 @@ class Keeper:
         """Nobody reads it any more, unless somebody has come back."""
         if reader == live.reader:
             self._drop(live)
-            self._end(live, _cancelled(live.record.request_id))
+            self._end(live, cancelled(live.record.request_id))
 
     def _drop(self, live: LiveRequest) -> None:
         self._live.remove(live)

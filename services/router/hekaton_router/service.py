@@ -74,7 +74,7 @@ class Router:
         self._notices = Notices(redis, self.router_id)
         self.guard = Guard(settings.auth, Tenants(redis))
         self._inference = InferenceServicer(settings, intake, self.keeper, self.metrics, quotas)
-        self._models = ModelServicer(settings, catalog, Profiles(redis), self.view, memories)
+        self._models = ModelServicer(settings, catalog, Profiles(redis), self.view, memories, self._inference.generate)
         self.http = http_app(settings, self._inference, catalog, self.guard, self._ready)
         self.pool = PoolServicer(self.view, store, Leadership(redis), group, settings.client_tls)
 

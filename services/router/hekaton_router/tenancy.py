@@ -17,7 +17,8 @@ from hekaton_router.live import LiveRequest
 log = structlog.get_logger(__name__)
 ANYBODY = Tenant(admin=True)
 """Without keys: whoever reaches the router may do everything."""
-ADMINISTRATIVE = ("RegisterModel", "UpdateModel", "DeleteModel", "GetPool", "WatchPool")
+CATALOG = ("RegisterModel", "UpdateModel", "DeleteModel", "SetAlias", "DeleteAlias", "PreloadModel")
+ADMINISTRATIVE = (*CATALOG, "GetPool", "WatchPool")
 BEARER = "bearer "
 _current: ContextVar[Tenant] = ContextVar("tenant", default=ANYBODY)
 
@@ -27,10 +28,13 @@ def current() -> Tenant:
     return _current.get()
 
 
-def check_model(model: str) -> None:
-    """Raises PermissionDenied for a model that the caller may not use, whether it exists or not."""
+def check_model(model: str, target: str = "") -> None:
+    """Raises PermissionDenied for a model that the caller may not use, whether it exists or not.
+
+    Who may use an alias, or the model that it points at (`target`), may use both.
+    """
     tenant = current()
-    if not tenant.may_use(model):
+    if not tenant.may_use(model) and not (target and tenant.may_use(target)):
         raise PermissionDenied(f"tenant {tenant.name} may not use model {model[:128]}: ask for it, or use another")
 
 

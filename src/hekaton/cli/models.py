@@ -1,9 +1,11 @@
 """`hekaton models`: the catalog."""
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.box import SIMPLE
@@ -18,6 +20,7 @@ from hekaton.facts import Slo
 from hekaton.policy.costs import DeviceProfile
 
 app = typer.Typer(no_args_is_help=True, help="Add, list and remove models.")
+T = TypeVar("T")
 Name = Annotated[str, typer.Argument(help="The model's name in this pool.")]
 Ttft = Annotated[float | None, typer.Option("--ttft", min=0.001, help="Objective: seconds to the first token.")]
 Tbt = Annotated[float | None, typer.Option("--tbt", min=0.0001, help="Objective: seconds between tokens.")]
@@ -84,6 +87,48 @@ def rm(name: Name, address: Address = DEFAULT_ADDRESS) -> None:
     console.print(f"{name} is removed")
 
 
+@app.command()
+def pin(name: Name, address: Address = DEFAULT_ADDRESS) -> None:
+    """Keep a model's weights in every host's memory, from now on and ahead of the first request."""
+    run(_with(address, lambda client: client.pin_model(name)))
+    console.print(f"{name} is pinned")
+
+
+@app.command()
+def unpin(name: Name, address: Address = DEFAULT_ADDRESS) -> None:
+    """Let a model's weights leave host memory when others need the room."""
+    run(_with(address, lambda client: client.pin_model(name, False)))
+    console.print(f"{name} is not pinned")
+
+
+@app.command()
+def preload(name: Name, address: Address = DEFAULT_ADDRESS) -> None:
+    """Bring a model onto a device now, by a request of one token."""
+    with console.status(f"loading {escape(name)}"):
+        worker = run(_with(address, lambda client: client.preload_model(name)))
+    console.print(f"{name} is on {worker}")
+
+
+@app.command()
+def alias(
+    alias: Annotated[str, typer.Argument(help="Another name, which clients may use like the model's own.")],
+    model: Annotated[str, typer.Argument(help="The model that it points at from now on.")],
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Point a name at a model, at once for every new request."""
+    before = run(_with(address, lambda client: client.set_alias(alias, model)))
+    console.print(f"{alias} is {model} now" + (f", and was {before}" if before else ""))
+
+
+@app.command()
+def unalias(
+    alias: Annotated[str, typer.Argument(help="As `hekaton models show` lists it.")], address: Address = DEFAULT_ADDRESS
+) -> None:
+    """Remove an alias. Its model stays."""
+    run(_with(address, lambda client: client.delete_alias(alias)))
+    console.print(f"{alias} is removed")
+
+
 @app.command("fetch-demo")
 def fetch_demo(
     directory: Annotated[Path | None, typer.Option("--dir", help="Where to; the user's cache by default.")] = None,
@@ -112,6 +157,9 @@ def describe(model: Model) -> Table:
         }
     rows |= {
         "objective": f"first token in {model.slo.ttft_s:g} s, then one every {model.slo.tbt_s:g} s",
+        "aliases": ", ".join(model.aliases),
+        "pinned": "in every host's memory" if model.pinned else "",
+        "registered": datetime.fromtimestamp(model.created, UTC).isoformat(" ", "minutes") if model.created else "",
         "resident on": ", ".join(model.resident_on),
         "running on": ", ".join(model.running_on),
     }
@@ -139,6 +187,11 @@ def _where(model: Model) -> str:
     """The workers that hold it; those that run it now are marked."""
     holders = sorted({*model.resident_on, *model.running_on})
     return ", ".join(f"{worker} (runs)" if worker in model.running_on else worker for worker in holders)
+
+
+async def _with(address: str, work: Callable[[Client], Awaitable[T]]) -> T:
+    async with Client(address) as client:
+        return await work(client)
 
 
 async def _list(address: str) -> tuple[Model, ...]:

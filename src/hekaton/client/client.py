@@ -175,6 +175,13 @@ class Client:
         with self._typed_errors():
             return tuple((await self.inference.Tokenize(request, timeout=TIMEOUT_S)).token_ids)
 
+    async def count_tokens(self, model: str, prompt: str | Sequence[Message]) -> int:
+        """How many tokens a prompt would be."""
+        request = inference_pb2.CountTokensRequest(model=model)
+        convert.set_prompt(request, prompt)
+        with self._typed_errors():
+            return (await self.inference.CountTokens(request, timeout=TIMEOUT_S)).tokens
+
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         request = inference_pb2.DetokenizeRequest(model=model, token_ids=token_ids)
         with self._typed_errors():
@@ -204,6 +211,28 @@ class Client:
         request = models_pb2.UpdateModelRequest(name=name, slo=wire.slo_to_pb(slo))
         with self._typed_errors():
             return convert.model_from_pb((await self._models.UpdateModel(request, timeout=TIMEOUT_S)).model)
+
+    async def pin_model(self, name: str, pinned: bool = True) -> Model:
+        """Has every host keep the model's weights in memory, ahead of the first request; or no longer."""
+        request = models_pb2.UpdateModelRequest(name=name, pinned=pinned)
+        with self._typed_errors():
+            return convert.model_from_pb((await self._models.UpdateModel(request, timeout=TIMEOUT_S)).model)
+
+    async def preload_model(self, name: str, *, timeout_s: float = GENERATE_TIMEOUT_S) -> str:
+        """Returns when a worker has it on its device: that worker's id."""
+        request = models_pb2.PreloadModelRequest(name=name)
+        with self._typed_errors():
+            return (await self._models.PreloadModel(request, timeout=timeout_s)).worker_id
+
+    async def set_alias(self, alias: str, model: str) -> str:
+        """Points an alias at a model; what it pointed at before, empty if it is new."""
+        request = models_pb2.SetAliasRequest(alias=alias, model=model)
+        with self._typed_errors():
+            return (await self._models.SetAlias(request, timeout=TIMEOUT_S)).previous_model
+
+    async def delete_alias(self, alias: str) -> None:
+        with self._typed_errors():
+            await self._models.DeleteAlias(models_pb2.DeleteAliasRequest(alias=alias), timeout=TIMEOUT_S)
 
     async def delete_model(self, name: str) -> None:
         with self._typed_errors():

@@ -41,7 +41,10 @@ def sampling_to_pb(options: SamplingOptions) -> common_pb2.Sampling:
     )
 
 
-def set_prompt(request: inference_pb2.GenerateRequest | inference_pb2.TokenizeRequest, prompt: Prompt) -> None:
+def set_prompt(
+    request: inference_pb2.GenerateRequest | inference_pb2.TokenizeRequest | inference_pb2.CountTokensRequest,
+    prompt: Prompt,
+) -> None:
     """Text, a chat, or (for generation) token ids. Raises InvalidArgument for a mixture."""
     if isinstance(prompt, str):
         request.text = prompt
@@ -49,7 +52,7 @@ def set_prompt(request: inference_pb2.GenerateRequest | inference_pb2.TokenizeRe
     messages = [part for part in prompt if isinstance(part, Message)]
     if messages and len(messages) < len(prompt):
         raise InvalidArgument("a prompt is text, messages or token ids: send one of these alone")
-    if messages or isinstance(request, inference_pb2.TokenizeRequest):
+    if messages or not isinstance(request, inference_pb2.GenerateRequest):
         chat = [inference_pb2.ChatMessage(role=part.role, content=part.content) for part in messages]
         request.chat.CopyFrom(inference_pb2.ChatPrompt(messages=chat))
         return
@@ -82,6 +85,9 @@ def model_from_pb(model: models_pb2.Model) -> Model:
         resident_on=tuple(model.resident_worker_ids),
         running_on=tuple(model.running_worker_ids),
         profiles=tuple(convert.profile_from_pb(one) for one in model.profiles),
+        aliases=tuple(model.aliases),
+        created=model.created.seconds,
+        pinned=model.pinned,
     )
 
 

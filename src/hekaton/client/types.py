@@ -106,6 +106,12 @@ class Model:
     running_on: tuple[str, ...]
     profiles: tuple[DeviceProfile, ...] = ()
     """What it costs on each kind of device that has measured it, if one model was asked for."""
+    aliases: tuple[str, ...] = ()
+    """Other names of it."""
+    created: int = 0
+    """When it was registered, in seconds since 1970."""
+    pinned: bool = False
+    """Every host keeps its weights in memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 import structlog
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from hekaton import facts
 from hekaton.errors import HekatonError
@@ -99,6 +100,8 @@ def model_to_pb(entry: facts.CatalogEntry) -> models_pb2.Model:
         state=STATE_TO_PB[entry.state],
         error=entry.error,
         spec=spec_to_pb(entry.spec) if entry.spec else None,
+        created=Timestamp(seconds=entry.created),
+        pinned=entry.pinned,
     )
 
 

@@ -1,4 +1,4 @@
-"""The registered models."""
+"""The registered models, and other names for them."""
 
 import msgspec
 import structlog
@@ -20,6 +20,7 @@ class Catalog:
         self._redis = redis
         self._key = keys.catalog
         self._version = keys.catalog_version
+        self._aliases = keys.aliases
         self._swap = Script(redis, "swap")
 
     async def create(self, entry: CatalogEntry) -> None:
@@ -66,6 +67,36 @@ class Catalog:
         """False if there is no such model."""
         with translated():
             return bool(await self._redis.hdel(self._key, name))
+
+    async def set_alias(self, alias: str, model: str) -> str:
+        """Points an alias at a model, in one write; what it pointed at before, empty if it is new."""
+        with translated():
+            async with self._redis.pipeline() as both:
+                both.hget(self._aliases, alias)
+                both.hset(self._aliases, alias, model)
+                before, _ = await both.execute()
+        return _text(before) if before else ""
+
+    async def alias(self, name: str) -> str:
+        """The model that an alias points at; empty if there is no such alias."""
+        with translated():
+            model = await self._redis.hget(self._aliases, name)
+        return _text(model) if model else ""
+
+    async def aliases(self) -> dict[str, str]:
+        """Models, by alias."""
+        with translated():
+            stored = await self._redis.hgetall(self._aliases)
+        return {_text(alias): _text(model) for alias, model in sorted(stored.items())}
+
+    async def delete_alias(self, alias: str) -> bool:
+        """False if there is no such alias."""
+        with translated():
+            return bool(await self._redis.hdel(self._aliases, alias))
+
+
+def _text(stored: bytes | str) -> str:
+    return stored.decode() if isinstance(stored, bytes) else stored
 
 
 def _encode(entry: CatalogEntry) -> str:

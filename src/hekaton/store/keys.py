@@ -62,6 +62,11 @@ class Keys:
         return f"{self.prefix}profiles:{digest}"
 
     @property
+    def aliases(self) -> str:
+        """Hash: alias → model name."""
+        return self.prefix + "aliases"
+
+    @property
     def tenants(self) -> str:
         """Hash: tenant → JSON of it."""
         return self.prefix + "tenants"

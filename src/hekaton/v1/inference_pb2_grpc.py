@@ -60,6 +60,11 @@ class InferenceServiceStub(object):
                 request_serializer=hekaton_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
                 response_deserializer=hekaton_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
                 _registered_method=True)
+        self.CountTokens = channel.unary_unary(
+                '/hekaton.v1.InferenceService/CountTokens',
+                request_serializer=hekaton_dot_v1_dot_inference__pb2.CountTokensRequest.SerializeToString,
+                response_deserializer=hekaton_dot_v1_dot_inference__pb2.CountTokensResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer(object):
@@ -103,6 +108,13 @@ class InferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountTokens(self, request, context):
+        """How many tokens a prompt would be, without sending them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -130,6 +142,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Detokenize,
                     request_deserializer=hekaton_dot_v1_dot_inference__pb2.DetokenizeRequest.FromString,
                     response_serializer=hekaton_dot_v1_dot_inference__pb2.DetokenizeResponse.SerializeToString,
+            ),
+            'CountTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountTokens,
+                    request_deserializer=hekaton_dot_v1_dot_inference__pb2.CountTokensRequest.FromString,
+                    response_serializer=hekaton_dot_v1_dot_inference__pb2.CountTokensResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -268,6 +285,33 @@ class InferenceService(object):
             '/hekaton.v1.InferenceService/Detokenize',
             hekaton_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
             hekaton_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hekaton.v1.InferenceService/CountTokens',
+            hekaton_dot_v1_dot_inference__pb2.CountTokensRequest.SerializeToString,
+            hekaton_dot_v1_dot_inference__pb2.CountTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -30,6 +30,8 @@ class InferenceServiceStub:
     """Ends a live request wherever it is. Cancelling twice is no error."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]
     Detokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.DetokenizeRequest, _inference_pb2.DetokenizeResponse]
+    CountTokens: _aio.UnaryUnaryMultiCallable[_inference_pb2.CountTokensRequest, _inference_pb2.CountTokensResponse]
+    """How many tokens a prompt would be, without sending them."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """InferenceService is the public door: text in, tokens out."""
@@ -77,5 +79,13 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.DetokenizeRequest,
         context: _aio.ServicerContext[_inference_pb2.DetokenizeRequest, _abc.Awaitable[_inference_pb2.DetokenizeResponse]],
     ) -> _abc.Awaitable[_inference_pb2.DetokenizeResponse]: ...
+
+    @_abc_1.abstractmethod
+    def CountTokens(
+        self,
+        request: _inference_pb2.CountTokensRequest,
+        context: _aio.ServicerContext[_inference_pb2.CountTokensRequest, _abc.Awaitable[_inference_pb2.CountTokensResponse]],
+    ) -> _abc.Awaitable[_inference_pb2.CountTokensResponse]:
+        """How many tokens a prompt would be, without sending them."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _aio.Server) -> None: ...

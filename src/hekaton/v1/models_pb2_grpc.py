@@ -60,6 +60,21 @@ class ModelServiceStub(object):
                 request_serializer=hekaton_dot_v1_dot_models__pb2.DeleteModelRequest.SerializeToString,
                 response_deserializer=hekaton_dot_v1_dot_models__pb2.DeleteModelResponse.FromString,
                 _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/hekaton.v1.ModelService/SetAlias',
+                request_serializer=hekaton_dot_v1_dot_models__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=hekaton_dot_v1_dot_models__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/hekaton.v1.ModelService/DeleteAlias',
+                request_serializer=hekaton_dot_v1_dot_models__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=hekaton_dot_v1_dot_models__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
+        self.PreloadModel = channel.unary_unary(
+                '/hekaton.v1.ModelService/PreloadModel',
+                request_serializer=hekaton_dot_v1_dot_models__pb2.PreloadModelRequest.SerializeToString,
+                response_deserializer=hekaton_dot_v1_dot_models__pb2.PreloadModelResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
@@ -99,6 +114,28 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetAlias(self, request, context):
+        """Points a second name at a model, at once for every request that comes
+        from then on, whatever it pointed at before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreloadModel(self, request, context):
+        """Answers when a worker has the model on its device: by a request of one
+        token, whose answer nobody reads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -126,6 +163,21 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.DeleteModel,
                     request_deserializer=hekaton_dot_v1_dot_models__pb2.DeleteModelRequest.FromString,
                     response_serializer=hekaton_dot_v1_dot_models__pb2.DeleteModelResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=hekaton_dot_v1_dot_models__pb2.SetAliasRequest.FromString,
+                    response_serializer=hekaton_dot_v1_dot_models__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=hekaton_dot_v1_dot_models__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=hekaton_dot_v1_dot_models__pb2.DeleteAliasResponse.SerializeToString,
+            ),
+            'PreloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreloadModel,
+                    request_deserializer=hekaton_dot_v1_dot_models__pb2.PreloadModelRequest.FromString,
+                    response_serializer=hekaton_dot_v1_dot_models__pb2.PreloadModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -264,6 +316,87 @@ class ModelService(object):
             '/hekaton.v1.ModelService/DeleteModel',
             hekaton_dot_v1_dot_models__pb2.DeleteModelRequest.SerializeToString,
             hekaton_dot_v1_dot_models__pb2.DeleteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hekaton.v1.ModelService/SetAlias',
+            hekaton_dot_v1_dot_models__pb2.SetAliasRequest.SerializeToString,
+            hekaton_dot_v1_dot_models__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hekaton.v1.ModelService/DeleteAlias',
+            hekaton_dot_v1_dot_models__pb2.DeleteAliasRequest.SerializeToString,
+            hekaton_dot_v1_dot_models__pb2.DeleteAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hekaton.v1.ModelService/PreloadModel',
+            hekaton_dot_v1_dot_models__pb2.PreloadModelRequest.SerializeToString,
+            hekaton_dot_v1_dot_models__pb2.PreloadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

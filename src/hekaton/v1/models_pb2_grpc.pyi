@@ -25,6 +25,15 @@ class ModelServiceStub:
     UpdateModel: _aio.UnaryUnaryMultiCallable[_models_pb2.UpdateModelRequest, _models_pb2.UpdateModelResponse]
     """Changes what a model promises, not what it is."""
     DeleteModel: _aio.UnaryUnaryMultiCallable[_models_pb2.DeleteModelRequest, _models_pb2.DeleteModelResponse]
+    SetAlias: _aio.UnaryUnaryMultiCallable[_models_pb2.SetAliasRequest, _models_pb2.SetAliasResponse]
+    """Points a second name at a model, at once for every request that comes
+    from then on, whatever it pointed at before.
+    """
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_models_pb2.DeleteAliasRequest, _models_pb2.DeleteAliasResponse]
+    PreloadModel: _aio.UnaryUnaryMultiCallable[_models_pb2.PreloadModelRequest, _models_pb2.PreloadModelResponse]
+    """Answers when a worker has the model on its device: by a request of one
+    token, whose answer nobody reads.
+    """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """ModelService is the public catalog of what the pool can serve."""
@@ -67,5 +76,32 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.DeleteModelRequest,
         context: _aio.ServicerContext[_models_pb2.DeleteModelRequest, _abc.Awaitable[_models_pb2.DeleteModelResponse]],
     ) -> _abc.Awaitable[_models_pb2.DeleteModelResponse]: ...
+
+    @_abc_1.abstractmethod
+    def SetAlias(
+        self,
+        request: _models_pb2.SetAliasRequest,
+        context: _aio.ServicerContext[_models_pb2.SetAliasRequest, _abc.Awaitable[_models_pb2.SetAliasResponse]],
+    ) -> _abc.Awaitable[_models_pb2.SetAliasResponse]:
+        """Points a second name at a model, at once for every request that comes
+        from then on, whatever it pointed at before.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteAlias(
+        self,
+        request: _models_pb2.DeleteAliasRequest,
+        context: _aio.ServicerContext[_models_pb2.DeleteAliasRequest, _abc.Awaitable[_models_pb2.DeleteAliasResponse]],
+    ) -> _abc.Awaitable[_models_pb2.DeleteAliasResponse]: ...
+
+    @_abc_1.abstractmethod
+    def PreloadModel(
+        self,
+        request: _models_pb2.PreloadModelRequest,
+        context: _aio.ServicerContext[_models_pb2.PreloadModelRequest, _abc.Awaitable[_models_pb2.PreloadModelResponse]],
+    ) -> _abc.Awaitable[_models_pb2.PreloadModelResponse]:
+        """Answers when a worker has the model on its device: by a request of one
+        token, whose answer nobody reads.
+        """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _aio.Server) -> None: ...

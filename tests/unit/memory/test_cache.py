@@ -178,3 +178,16 @@ def test_an_image_that_somebody_removed_is_forgotten_with_its_leases(bench: Benc
     assert bench.cache.renew("w", [lease.lease_id], 10.0) == [lease.lease_id]
     bench.build(A, 300)
     assert bench.digests() == [B, A]
+
+
+def test_a_pinned_image_stays_until_it_is_unpinned(bench: Bench) -> None:
+    bench.build(A, 600)
+    bench.build(B, 300)
+    bench.cache.pinned = frozenset((A,))
+    bench.build(C, 400)
+    assert bench.digests() == [A, C]
+    with pytest.raises(ResourceExhausted, match="600 pinned"):
+        bench.build(D, 500)
+    bench.cache.pinned = frozenset()
+    bench.build(D, 500)
+    assert bench.digests() == [C, D]

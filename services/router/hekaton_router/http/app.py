@@ -22,7 +22,7 @@ from hekaton_router.http.openapi import document
 from hekaton_router.http.replies import Model, ModelList
 from hekaton_router.http.requests import ChatCompletion, TextCompletion
 from hekaton_router.http.translate import chat_request, text_request
-from hekaton_router.models import find
+from hekaton_router.models import permitted
 from hekaton_router.tenancy import Guard
 
 
@@ -37,16 +37,19 @@ class Api:
     async def models(self, request: Request) -> Response:
         await self.guard.admit(request.url.path, request.headers)
         usable = tenancy.current().may_use
-        listed_entries = await self.catalog.list()
-        entries = [entry for entry in listed_entries if entry.state is ModelState.READY and usable(entry.name)]
-        listed = ModelList(data=[_model(entry) for entry in sorted(entries, key=lambda entry: entry.name)])
-        return JSONResponse(listed.model_dump())
+        entries = {entry.name: entry for entry in await self.catalog.list() if entry.state is ModelState.READY}
+        targets = {**await self.catalog.aliases(), **{name: name for name in entries}}
+        listed = [
+            _model(entries[target], name)
+            for name, target in sorted(targets.items())
+            if target in entries and (usable(name) or usable(target))
+        ]
+        return JSONResponse(ModelList(data=listed).model_dump())
 
     async def model(self, request: Request) -> Response:
         await self.guard.admit(request.url.path, request.headers)
-        tenancy.check_model(request.path_params["model"])
-        entry = await find(self.catalog, request.path_params["model"])
-        return JSONResponse(_model(entry).model_dump())
+        name = request.path_params["model"]
+        return JSONResponse(_model(await permitted(self.catalog, name), name).model_dump())
 
     async def health(self, request: Request) -> Response:
         return PlainTextResponse("ok")
@@ -81,8 +84,9 @@ def http_app(
     )
 
 
-def _model(entry: CatalogEntry) -> Model:
-    return Model(id=entry.name, created=entry.created, max_model_len=ready_spec(entry).max_context_tokens)
+def _model(entry: CatalogEntry, name: str) -> Model:
+    """By the name that it was asked for."""
+    return Model(id=name, created=entry.created, max_model_len=ready_spec(entry).max_context_tokens)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
