@@ -1,6 +1,7 @@
-"""The Python client: `async with Client("127.0.0.1:50051") as client: …`."""
+"""The Python client: `async with Client("127.0.0.1:50051") as client: …`, or `with SyncClient(…)` without asyncio."""
 
 from hekaton.client.client import Client
+from hekaton.client.sync import SyncClient
 from hekaton.client.types import (
     Accepted,
     Completion,
@@ -28,6 +29,7 @@ __all__ = [
     "Pool",
     "Prompt",
     "SamplingOptions",
+    "SyncClient",
     "Tokens",
     "Worker",
 ]

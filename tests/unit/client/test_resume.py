@@ -1,7 +1,9 @@
 """The client resumes what it began: real routers, scheduler and worker, and a connection that breaks."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -13,9 +15,9 @@ from fakes.schedulers import running_scheduler
 from fakes.waiting import eventually
 from fakes.workers import SPEC, add_model, running_worker
 from hekaton.chaos.proxy import Proxy
-from hekaton.client import Client, SamplingOptions, Tokens
+from hekaton.client import Client, SamplingOptions, SyncClient, Tokens
 from hekaton.engine.emulated import emulated_token
-from hekaton.errors import Unavailable
+from hekaton.errors import ModelNotFound, Unavailable
 from hekaton.facts import RequestState
 from hekaton.store.requests import Requests
 
@@ -111,3 +113,47 @@ async def test_closing_a_generation_that_is_kept_cancels_it(pool: Pool) -> None:
 async def test_a_router_that_cannot_be_reached_is_passed_over(pool: Pool) -> None:
     async with Client("127.0.0.1:1", pool.second) as client:
         assert list((await client.complete("m1", "hello", OPTIONS)).token_ids) == EXPECTED
+
+
+def generated_without_asyncio(address: str, breaks: Callable[[], object]) -> tuple[list[int], str, str]:
+    """The same as `generated`, and what the ids are as text."""
+    token_ids, text, left = list[int](), "", [10, 150]
+    with SyncClient(address) as client:
+        for event in client.generate("m1", "hello", OPTIONS, request_id="mine", resume_window_s=20.0):
+            if isinstance(event, Tokens):
+                assert event.first_index == len(token_ids)
+                token_ids += event.token_ids
+                text += event.text
+            if left and len(token_ids) >= left[0]:
+                left.pop(0)
+                breaks()
+        return token_ids, text, client.detokenize("m1", token_ids)
+
+
+async def test_a_generation_of_the_sync_client_survives_its_connections(pool: Pool) -> None:
+    sever = partial(asyncio.get_running_loop().call_soon_threadsafe, pool.proxy.sever)
+    token_ids, text, decoded = await asyncio.to_thread(generated_without_asyncio, pool.proxy.address, sever)
+    assert token_ids == EXPECTED
+    assert text == decoded
+
+
+async def test_the_sync_client_passes_over_routers_cancels_and_raises_as_the_other_does(pool: Pool) -> None:
+    def use() -> None:
+        with SyncClient("127.0.0.1:1", pool.second) as client:
+            assert list(client.complete("m1", "hello", OPTIONS).token_ids) == EXPECTED
+            assert client.count_tokens("m1", "hello") == len(client.tokenize("m1", "hello"))
+            with pytest.raises(ModelNotFound):
+                client.get_model("nobody")
+            for event in client.generate("m1", "hello", OPTIONS, request_id="mine"):
+                if isinstance(event, Tokens):
+                    break
+            assert [worker.worker_id for worker in client.pool().workers] == ["w1"]
+        with pytest.raises(Unavailable, match="closed"):
+            client.list_models()
+
+    await asyncio.to_thread(use)
+
+    async def cancelled() -> bool:
+        return (await Requests(pool.redis).peek(["mine"]))["mine"].state is RequestState.CANCELLED
+
+    await eventually(cancelled, timeout_s=30)
