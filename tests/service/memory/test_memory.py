@@ -4,7 +4,7 @@ import asyncio
 import json
 import shutil
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,8 @@ from fakes.memories import ROOM_BYTES, MemoryClient, running_memory
 from fakes.redis import connected
 from fakes.waiting import eventually
 from hekaton.errors import InvalidArgument, InvalidCheckpoint, ModelNotReady, ResourceExhausted
-from hekaton.facts import CatalogEntry, Image, ModelState, Slo
-from hekaton.rpc.convert import image_from_pb, seconds, spec_from_pb
-from hekaton.store.catalog import Catalog
+from hekaton.facts import Image
+from hekaton.rpc.convert import image_from_pb, seconds
 from hekaton.store.embedded import EmbeddedRedis
 from hekaton.store.keys import Kind
 from hekaton.store.workers import Registry
@@ -125,32 +124,6 @@ async def test_images_take_turns_within_the_budget(
     status = await service.status()
     assert status.images[0].digest not in (spec.digest, second.digest)
     assert [image.leases for image in status.images] == [0]
-
-
-async def test_a_pinned_model_is_brought_back_before_anybody_asks_and_stays(
-    service: MemoryClient, spec: common_pb2.ModelSpec, source: str, other: str, redis_url: str
-) -> None:
-    (before,) = (await service.status()).images
-    assert before.digest != spec.digest
-
-    async def pinned() -> list[tuple[str, bool]]:
-        return [(image.digest, image.pinned) for image in (await service.status()).images]
-
-    entry = CatalogEntry("m", source, "", Slo(1, 1), ModelState.READY, spec_from_pb(spec), pinned=True)
-    async with connected(redis_url) as redis:
-        await Catalog(redis).put(entry)
-        await eventually(awaited(pinned, [(spec.digest, True)]), timeout_s=90)
-        with pytest.raises(ResourceExhausted, match=f"{spec.weight_bytes} pinned"):
-            await service.acquire(before.digest, other)
-        await Catalog(redis).delete("m")
-        await eventually(awaited(pinned, [(spec.digest, False)]), timeout_s=30)
-
-
-def awaited(look: Callable[[], Awaitable[object]], wanted: object) -> Callable[[], Awaitable[bool]]:
-    async def same() -> bool:
-        return await look() == wanted
-
-    return same
 
 
 async def test_who_goes_away_leaves_neither_work_nor_lease(
