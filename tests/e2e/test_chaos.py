@@ -15,6 +15,7 @@ from hekaton.chaos.report import Report, report
 from hekaton.cli.common import TERMINATED
 
 
+@pytest.mark.timeout(600)
 def test_the_contract_holds_while_everything_breaks() -> None:
     options = (
         "--requests",
@@ -37,6 +38,7 @@ def test_the_contract_holds_while_everything_breaks() -> None:
     assert sum(found["faults"].values()) >= 1
 
 
+@pytest.mark.timeout(600)
 def test_a_terminated_run_ends_cleanly_and_leaves_nothing_behind() -> None:
     with tempfile.TemporaryDirectory(prefix="hk-") as temporary:
         command = [*HEKATON, "chaos", "--device", "emulated:h800", "--interval", "0.5", "1", "--requests", "100000"]

@@ -2,12 +2,15 @@
 
 import json
 
+import pytest
+
 from fakes.commands import hekaton
 from hekaton.chaos.growth import Growth, growths
 from hekaton.chaos.load import End
 from hekaton.chaos.soak import SoakReport, too_much
 
 
+@pytest.mark.timeout(600)
 def test_a_pool_at_rest_holds_what_it_held_before() -> None:
     """In so short a time memory still grows: it may by as much again."""
     options = ("--duration", "1", "--round", "1", "--warm-up", "0", "--concurrency", "8", "--bound", "1")

@@ -19,7 +19,7 @@ ENTRY = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from hekaton.cli.main import app; app()"
 )
 HEKATON = (sys.executable, "-c", ENTRY)
-TIMEOUT_S = 170
+TIMEOUT_S = 500
 UP = re.compile(r"router at (\S+)")
 READY = "Ctrl-C stops it."
 
