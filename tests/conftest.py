@@ -5,8 +5,10 @@
 
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("steady", deadline=None, derandomize=True, database=None)
-settings.register_profile("fuzz", deadline=None, derandomize=False)
+SLOW = [HealthCheck.too_slow]
+"""It is the machine that is slow."""
+settings.register_profile("steady", deadline=None, suppress_health_check=SLOW, derandomize=True, database=None)
+settings.register_profile("fuzz", deadline=None, suppress_health_check=SLOW, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))

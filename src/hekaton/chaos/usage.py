@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
@@ -29,10 +31,12 @@ class Process:
 
 def process(pid: int, tasks: int) -> Process:
     """Raises OSError if it has gone."""
-    family = [pid, *_descendants(pid)]
-    rss = sum(int((Path("/proc") / str(one) / "statm").read_text().split()[1]) for one in family)
-    descriptors = sum(len(list((Path("/proc") / str(one) / "fd").iterdir())) for one in family)
-    return Process(pid, rss * PAGE_BYTES, descriptors, tasks)
+    held = _held(pid)
+    for one in _descendants(pid):
+        # It may end while it is looked at.
+        with suppress(OSError):
+            held += _held(one)
+    return Process(pid, held["rss_bytes"], held["descriptors"], tasks)
 
 
 async def tasks(metrics_address: str) -> int:
@@ -61,8 +65,23 @@ def _scrape(url: str) -> str:
         return str(answer.read().decode())
 
 
+def _held(pid: int) -> Counter[str]:
+    folder = Path("/proc") / str(pid)
+    pages = int((folder / "statm").read_text().split()[1])
+    return Counter(rss_bytes=pages * PAGE_BYTES, descriptors=len(list((folder / "fd").iterdir())))
+
+
 def _descendants(pid: int) -> Iterable[int]:
-    for task in (Path("/proc") / str(pid) / "task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield int(child)
-            yield from _descendants(int(child))
+    for child in _children(pid):
+        yield child
+        yield from _descendants(child)
+
+
+def _children(pid: int) -> list[int]:
+    """Of all its threads. Those that end meanwhile have none."""
+    found = list[int]()
+    with suppress(OSError):
+        for thread in (Path("/proc") / str(pid) / "task").iterdir():
+            with suppress(OSError):
+                found += map(int, (thread / "children").read_text().split())
+    return found

@@ -167,7 +167,22 @@ def test_sustain_prints_the_models_and_what_was_measured() -> None:
 
 
 def test_compare_prints_every_policy_and_its_share() -> None:
-    options = ["--gpus", "2", "--rate", "2", "--duration", "5", "--seeds", "1", "--hint", "4", "--jobs", "1"]
+    options = [
+        "--gpus",
+        "2",
+        "--rate",
+        "2",
+        "--duration",
+        "2",
+        "--tbt",
+        "0.015",
+        "--seeds",
+        "1",
+        "--hint",
+        "5",
+        "--jobs",
+        "1",
+    ]
     done = hekaton("sim", "compare", *options, "--json")
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["rows"]

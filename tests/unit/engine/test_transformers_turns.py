@@ -35,7 +35,7 @@ from hekaton.policy.types import Turn, TurnPolicy, WorkerView
 NEW_TOKENS = 40
 GREEDY = Sampling(max_tokens=NEW_TOKENS, seed=1)
 LIMIT_S = 60.0
-PASS_S = 0.001
+PASS_S = 0.01
 """What a pass of the loop takes on its clock: nobody is ever late, however busy the machine is."""
 MAX_PASSES = 100_000
 Oracle = Callable[[str, list[int], list[int]], Comparison]
