@@ -3,8 +3,10 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from openai import AsyncOpenAI
 from redis.asyncio import Redis
 
+from fakes.http import http_router, openai_client
 from fakes.redis import redis, redis_server
 from fakes.router import RouterClient, running_router
 from fakes.worker import FakeWorker, fake_worker
@@ -37,3 +39,17 @@ async def router(
     async with running_router(redis, redis_server.url) as router:
         await router.until_serving()
         yield router
+
+
+@pytest.fixture
+async def served(
+    redis: Redis, redis_server: EmbeddedRedis, model: CatalogEntry, worker: FakeWorker
+) -> AsyncIterator[tuple[RouterClient, str]]:
+    async with http_router(redis, redis_server.url) as served:
+        yield served
+
+
+@pytest.fixture
+async def client(served: tuple[RouterClient, str]) -> AsyncIterator[AsyncOpenAI]:
+    async with openai_client(served[1]) as client:
+        yield client

@@ -1,65 +1,18 @@
 """The HTTP API as the `openai` package and curl see it."""
 
 import asyncio
-import json
-import math
-from collections.abc import AsyncIterator
 
 import openai
 import pytest
 from openai import AsyncOpenAI
 from redis.asyncio import Redis
-from starlette.responses import PlainTextResponse
 
-from fakes.http import http_router, openai_client
-from fakes.memory import SPEC, fake_memory
+from fakes.http import ANSWER, HELLO, answer, curl
 from fakes.router import RouterClient, eventually
-from fakes.worker import FakeWorker, fake_worker
-from hekaton.config import RouterSettings
-from hekaton.errors import InvalidArgument, NoWorker, WorkerLost
-from hekaton.facts import CatalogEntry, ModelState, RequestState, Slo
-from hekaton.store.catalog import Catalog
-from hekaton.store.embedded import EmbeddedRedis
+from fakes.worker import FakeWorker
+from hekaton.errors import NoWorker, WorkerLost
+from hekaton.facts import RequestState
 from hekaton.store.requests import Requests
-from hekaton.v1 import common_pb2
-from hekaton_router.http.server import serving_http
-
-HELLO = [{"role": "user", "content": "hello"}]
-ANSWER = b"good morning"
-
-
-@pytest.fixture
-async def served(
-    redis: Redis, redis_server: EmbeddedRedis, model: CatalogEntry, worker: FakeWorker
-) -> AsyncIterator[tuple[RouterClient, str]]:
-    async with http_router(redis, redis_server.url) as served:
-        yield served
-
-
-@pytest.fixture
-async def client(served: tuple[RouterClient, str]) -> AsyncIterator[AsyncOpenAI]:
-    async with openai_client(served[1]) as client:
-        yield client
-
-
-async def answer(worker: FakeWorker, text: bytes = ANSWER, step: int = 5) -> str:
-    """Takes the next request and answers it in steps of a few bytes, which are its tokens."""
-    request_id = await worker.take()
-    await worker.produced.get()
-    for first in range(0, len(text), step):
-        worker.step(request_id, first, list(text[first : first + step]))
-        await asyncio.sleep(0.01)
-    worker.finish(request_id, len(text))
-    return request_id
-
-
-async def curl(*arguments: str) -> str:
-    """What curl prints."""
-    process = await asyncio.create_subprocess_exec(
-        "curl", "--silent", "--no-buffer", "--max-time", "10", *arguments, stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await process.communicate()
-    return output.decode()
 
 
 async def refused(client: AsyncOpenAI, **fields: object) -> openai.APIStatusError:
@@ -281,99 +234,6 @@ async def test_closing_the_connection_ends_the_work(
     await eventually(state, lambda state: state is RequestState.CANCELLED)
 
 
-async def test_the_stream_is_framed_as_server_sent_events(served: tuple[RouterClient, str], worker: FakeWorker) -> None:
-    answering = asyncio.create_task(answer(worker))
-    body = json.dumps({"model": "m", "messages": HELLO, "stream": True})
-    url = f"http://{served[1]}/v1/chat/completions"
-    said = await curl("--include", "-H", "Content-Type: application/json", "-d", body, url)
-    await answering
-    head, _, stream = said.replace("\r\n", "\n").partition("\n\n")
-    assert head.startswith("HTTP/1.1 200")
-    assert "content-type: text/event-stream" in head
-    assert stream.endswith("data: [DONE]\n\n")
-    events = stream.removesuffix("\n\n").split("\n\n")
-    assert all(event.startswith("data: ") for event in events)
-    pieces = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events[:-1]]
-    assert "".join(piece["delta"].get("content", "") for piece in pieces) == ANSWER.decode()
-    assert [piece["finish_reason"] for piece in pieces if piece["finish_reason"]] == ["stop"]
-
-
-@pytest.mark.parametrize(
-    ("path", "arguments", "status", "says"),
-    [
-        ("/v1/completions", ("-H", "Content-Type: text/plain", "-d", "{}"), 400, "Content-Type: application/json"),
-        ("/v1/completions", ("-H", "Content-Type: application/json", "-d", "{"), 400, "no JSON"),
-        ("/v1/completions", ("-H", "Content-Type: application/json", "-d", '{"model": "\\ud800"}'), 400, "no JSON"),
-        ("/v1/completions", ("-H", "Content-Type: application/json", "-d", "[" * 10_000), 400, "no JSON"),
-        ("/v1/completions", ("-H", "Content-Type: application/json", "-d", "[]"), 400, "JSON object"),
-        ("/v1/completions", (), 405, "GET /v1/completions"),
-        ("/v1/embeddings", (), 404, "/openapi.json"),
-    ],
-)
-async def test_whatever_else_is_sent_is_refused_in_the_same_shape(
-    served: tuple[RouterClient, str], path: str, arguments: tuple[str, ...], status: int, says: str
-) -> None:
-    said = await curl("--write-out", "\n%{http_code}", *arguments, f"http://{served[1]}{path}")
-    body, _, code = said.rpartition("\n")
-    assert int(code) == status
-    assert says in json.loads(body)["error"]["message"]
-
-
-async def test_a_body_beyond_the_limit_is_refused(client: AsyncOpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="at most 4194304 bytes"):
-        await client.completions.create(model="m", prompt="x" * (4 << 20))
-
-
-async def test_the_openapi_document_names_every_route_and_field(served: tuple[RouterClient, str]) -> None:
-    document = json.loads(await curl(f"http://{served[1]}/openapi.json"))
-    assert set(document["paths"]) == {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/models",
-        "/v1/models/{model}",
-        "/health",
-        "/ready",
-    }
-    chat = document["components"]["schemas"]["ChatCompletion"]
-    assert chat["additionalProperties"] is False
-    assert {"messages", "model"} == set(chat["required"])
-    named = json.dumps(document)
-    references = {part.split('"')[0] for part in named.split("#/components/schemas/")[1:]}
-    assert references <= set(document["components"]["schemas"])
-
-
-async def test_a_reader_who_stops_holds_up_nobody_else(
-    client: AsyncOpenAI, served: tuple[RouterClient, str], worker: FakeWorker
-) -> None:
-    host, port = served[1].split(":")
-    body = json.dumps({"model": "m", "prompt": "hello", "stream": True, "max_tokens": 4000})
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 10)
-    writer.write(f"{head}\r\n\r\n{body}".encode())
-    slow_id = await worker.take()
-    await worker.produced.get()
-    for first in range(600):
-        worker.step(slow_id, first, b"x")
-    answering = asyncio.create_task(answer(worker))
-    reply = await client.completions.create(model="m", prompt="hello")
-    await answering
-    assert reply.choices[0].text == ANSWER.decode()
-    worker.finish(slow_id, 600)
-    said = b""
-    while b"[DONE]" not in said:
-        said = said[-16:] + await asyncio.wait_for(reader.read(1 << 16), 10)
-    writer.close()
-    await writer.wait_closed()
-
-
-@pytest.mark.parametrize("listen", ["0.0.0.0:0", "nowhere", "127.0.0.1:x", "127.0.0.1:99999"])
-async def test_an_address_that_is_not_meant_to_be_is_refused(listen: str) -> None:
-    settings = RouterSettings(redis_url="redis://unused", http_listen=listen)
-    with pytest.raises(InvalidArgument, match="listen"):
-        async with serving_http(settings, PlainTextResponse()):
-            pass
-
-
 async def test_several_answers_come_as_choices(client: AsyncOpenAI, worker: FakeWorker) -> None:
     call = asyncio.create_task(client.completions.create(model="m", prompt="hello", n=2))
     for _ in range(2):
@@ -382,87 +242,3 @@ async def test_several_answers_come_as_choices(client: AsyncOpenAI, worker: Fake
     assert [(choice.index, choice.text) for choice in reply.choices] == [(0, ANSWER.decode()), (1, ANSWER.decode())]
     assert reply.usage is not None
     assert reply.usage.completion_tokens == 2 * len(ANSWER)
-
-
-FOX = "a🦊b".encode()
-
-
-@pytest.fixture
-async def teller(redis: Redis) -> AsyncIterator[FakeWorker]:
-    """One that runs real models."""
-    async with fake_worker(redis, device="cpu") as worker:
-        yield worker
-
-
-@pytest.fixture
-async def telling(redis: Redis, redis_server: EmbeddedRedis, teller: FakeWorker) -> AsyncIterator[AsyncOpenAI]:
-    """A client of a router that serves a model with probabilities, "real"."""
-    await Catalog(redis).create(CatalogEntry("real", "", "", Slo(10.0, 0.1), ModelState.READY, SPEC))
-    async with fake_memory(redis), http_router(redis, redis_server.url) as (_, address), openai_client(address) as one:
-        yield one
-
-
-async def tell(worker: FakeWorker, first: float = -0.5) -> None:
-    """Answers with a fox, two tokens a step. Beside each token an x was likely; of the first, `first` is known."""
-    request_id = await worker.take()
-    await worker.produced.get()
-    for start in range(0, len(FOX), 2):
-        token_ids = FOX[start : start + 2]
-        told = [
-            common_pb2.TokenLogprobs(
-                logprob=-0.5 if start + i else first,
-                top=[common_pb2.TokenLogprob(token_id=one, logprob=p) for one, p in ((token_id, -0.5), (ord("x"), -2))],
-            )
-            for i, token_id in enumerate(token_ids)
-        ]
-        worker.step(request_id, start, list(token_ids), logprobs=told)
-        await asyncio.sleep(0.01)
-    worker.finish(request_id, len(FOX))
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_chat_tells_the_log_probability_of_each_token(
-    telling: AsyncOpenAI, teller: FakeWorker, redis: Redis, stream: bool
-) -> None:
-    answering = asyncio.create_task(tell(teller))
-    asked = {"model": "real", "messages": HELLO, "logprobs": True, "top_logprobs": 2, "stream": stream}
-    reply = await telling.chat.completions.create(**asked, extra_body={"request_id": "mine"})  # type: ignore[call-overload]
-    choices = [chunk.choices[0] async for chunk in reply] if stream else reply.choices
-    await answering
-    assert len([choice for choice in choices if choice.logprobs]) == (3 if stream else 1)
-    content = [one for choice in choices if choice.logprobs for one in choice.logprobs.content]
-    assert [one.token for one in content] == ["a", *"����", "b"]
-    assert bytes(byte for one in content for byte in one.bytes) == FOX
-    assert [one.logprob for one in content] == [-0.5] * len(FOX)
-    assert [(top.token, top.bytes, top.logprob) for top in content[0].top_logprobs] == [
-        ("a", [97], -0.5),
-        ("x", [120], -2),
-    ]
-    stored = await Requests(redis).load("mine")
-    assert stored is not None
-    assert stored.summary.record.sampling.logprobs == 2
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_text_tells_the_log_probability_of_each_token(
-    telling: AsyncOpenAI, teller: FakeWorker, stream: bool
-) -> None:
-    answering = asyncio.create_task(tell(teller, first=math.nan))
-    reply = await telling.completions.create(model="real", prompt="hello", logprobs=2, stream=stream)
-    choices = (
-        [chunk.choices[0] async for chunk in reply] if isinstance(reply, openai.AsyncStream) else list(reply.choices)
-    )
-    await answering
-    told = [choice.logprobs for choice in choices if choice.logprobs]
-    assert len(told) == (3 if stream else 1)
-    assert [token for one in told for token in one.tokens or []] == ["a", *"����", "b"]
-    assert [value for one in told for value in one.token_logprobs or []] == [None, *[-0.5] * 5]
-    assert [offset for one in told for offset in one.text_offset or []] == [0, 1, 2, 2, 2, 2]
-    assert [top for one in told for top in one.top_logprobs or []][-1] == {"b": -0.5, "x": -2}
-
-
-async def test_log_probabilities_of_a_text_are_of_at_most_five_tokens(telling: AsyncOpenAI) -> None:
-    for asked in (6, -1, True):
-        with pytest.raises(openai.BadRequestError) as caught:
-            await telling.completions.create(model="real", prompt="hello", logprobs=asked)
-        assert caught.value.param == "logprobs"
