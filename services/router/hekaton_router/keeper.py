@@ -15,14 +15,12 @@ from hekaton.errors import (
     HekatonError,
     NotResumable,
     RequestNotFound,
-    ResumedElsewhere,
     StoreUnavailable,
     Unavailable,
 )
-from hekaton.facts import RequestRecord, RequestState
-from hekaton.store.records import Holder, StoredRequest, Unreadable
+from hekaton.facts import RequestRecord
+from hekaton.store.records import Holder, StoredRequest
 from hekaton.store.requests import Requests
-from hekaton.tasks import forever
 from hekaton_router.choices import choice_id
 from hekaton_router.chores import Chores
 from hekaton_router.ends import cancelled, end_of
@@ -31,7 +29,6 @@ from hekaton_router.live import LiveRequest, LiveRequests
 from hekaton_router.patience import Patience
 
 log = structlog.get_logger(__name__)
-CHECKPOINT_S = 1.0
 
 
 class Reading(NamedTuple):
@@ -100,13 +97,8 @@ class Keeper:
     def _release(self, live: LiveRequest, reader: int) -> None:
         """Nobody reads it any more, unless somebody has come back."""
         if reader == live.reader:
-            self._drop(live)
+            self._live.remove(live)
             self._end(live, cancelled(live.record.request_id))
-
-    def _drop(self, live: LiveRequest) -> None:
-        self._live.remove(live)
-        if live.timer:
-            live.timer.cancel()
 
     def _expire_at(self, live: LiveRequest, ends_s: float) -> None:
         live.timer = asyncio.get_running_loop().call_at(ends_s, self._expire, live)
@@ -209,88 +201,14 @@ class Keeper:
         if not live.end:
             self._links.stop(live)
 
-    async def run(self) -> None:
-        """Until cancelled: once a second stores what was produced, and asks for those that produce nothing."""
-        await forever(self._turn)
-
-    async def _turn(self) -> float:
-        try:
-            await self._checkpoint()
-        except StoreUnavailable as error:
-            log.warning("no checkpoint", why=error.message)
-        return CHECKPOINT_S
-
     def abandon(self) -> None:
         """The router stops: ends every connection, and every request whose client cannot come back."""
         for live in self._live:
             if live.record.resume_window_s:
-                self._drop(live)
+                self._live.remove(live)
                 live.stop(Unavailable("the router stopped: resume at another one"))
             else:
                 self._end(live, Cancelled("the router stopped: send the request again"))
-
-    async def _checkpoint(self) -> None:
-        grown = [live for live in self._live if live.epoch and len(live.token_ids) > live.stored_tokens]
-        quiet = [live for live in self._live if live.accepted and not live.end and live not in grown]
-        lengths = [len(live.token_ids) for live in grown]
-        await self._store.checkpoint([(live.record.request_id, live.epoch, tuple(live.token_ids)) for live in grown])
-        for live, stored in zip(grown, lengths, strict=True):
-            live.stored_tokens = stored
-        await self._ask(quiet)
-
-    async def _ask(self, quiet: list[LiveRequest]) -> None:
-        """Asks the store for requests that have produced nothing for a while."""
-        known = await self._store.states([live.record.request_id for live in quiet])
-        for live in quiet:
-            state, router_id = known.get(live.record.request_id, (None, ""))
-            if state is None:
-                await self._put_back(live)
-            elif state.terminal:
-                await self._take_over(live, state)
-            elif router_id != self._router_id:
-                self._drop(live)
-                live.stop(ResumedElsewhere(f"request {live.record.request_id} goes on at router {router_id}"))
-            elif not live.epoch and live.record.router_id != self._router_id:
-                await self._ask_again(live)
-
-    async def _ask_again(self, live: LiveRequest) -> None:
-        """An adopted request that was moving when its worker was asked for it."""
-        request_id = live.record.request_id
-        if summary := (await self._store.peek([request_id])).get(request_id):
-            self._links.adopt(request_id, summary.worker_id)
-
-    async def _put_back(self, live: LiveRequest) -> None:
-        """Redis has come back without this request."""
-        if live.end:
-            return
-        age_s = asyncio.get_running_loop().time() - live.accepted_s
-        log.warning("put back into an emptied store", request_id=live.record.request_id, epoch=live.epoch)
-        await self._store.put_back(
-            live.record, live.prompt, live.token_ids, epoch=live.epoch, age_s=age_s, router_id=self._router_id
-        )
-
-    async def _take_over(self, live: LiveRequest, state: RequestState) -> None:
-        """An end that no worker told: cancelled at another router, or given up by the scheduler."""
-        request_id = live.record.request_id
-        if state is RequestState.CANCELLED:
-            self.cancelled_elsewhere(request_id)
-        elif live.seen_ended:
-            live.stop(end_of(live, await self._read(request_id)))
-        # A worker that ended it says so soon, and says more than the store knows.
-        live.seen_ended = True
-
-    def cancelled_elsewhere(self, request_id: str) -> None:
-        """Another router has ended it in the store."""
-        if live := self._live.get(request_id):
-            self._links.cancel(request_id, live.worker_id)
-            live.stop(cancelled(request_id))
-
-    async def _read(self, request_id: str) -> StoredRequest | None:
-        try:
-            return await self._store.load(request_id)
-        except Unreadable as error:
-            log.error(error.message, request_id=request_id)
-            return None
 
     async def _is_stored(self, record: RequestRecord) -> bool:
         """Whether an acceptance whose reply was lost has happened."""

@@ -167,8 +167,11 @@ class LiveRequests:
         return self._requests.get(request_id)
 
     def remove(self, live: LiveRequest) -> None:
+        """Nobody asks for it any more, at its deadline neither."""
         if self._requests.get(live.record.request_id) is live:
             del self._requests[live.record.request_id]
+        if live.timer:
+            live.timer.cancel()
 
     def __iter__(self) -> Iterator[LiveRequest]:
         return iter(list(self._requests.values()))

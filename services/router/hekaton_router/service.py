@@ -24,6 +24,7 @@ from hekaton.store.tenants import Spending, Tenants
 from hekaton.store.workers import Registry
 from hekaton.tasks import end, forever
 from hekaton.v1 import inference_pb2_grpc, models_pb2_grpc, pool_pb2_grpc
+from hekaton_router.checkpoints import Checkpoints
 from hekaton_router.chores import Chores
 from hekaton_router.http.app import http_app
 from hekaton_router.http.server import RunningHttp, serving_http
@@ -68,6 +69,7 @@ class Router:
         self.keeper = Keeper(
             self.router_id, store, live, self.links, self.chores, patience, settings.max_queued_requests
         )
+        self.checkpoints = Checkpoints(self.router_id, store, live, self.links)
         intake = Intake(settings, self.router_id, catalog, self.view, tokenizers, patience)
         self.metrics = RouterMetrics(live, self.view)
         quotas = Quotas(Spending(redis), self.chores)
@@ -104,7 +106,7 @@ class Router:
     async def listen(self) -> float:
         """Hears what happens to its requests elsewhere, while Redis is there; returns when to try again, in seconds."""
         try:
-            await self._notices.listen(self.keeper.cancelled_elsewhere)
+            await self._notices.listen(self.checkpoints.cancelled_elsewhere)
         except StoreUnavailable as error:
             log.warning("hears of cancelled requests late", why=error.message)
         return self._settings.heartbeat_s
@@ -158,7 +160,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
         )
         with metrics:
             async with served as server, serving_http(settings, router.http) as http, group:
-                chores = [group.create_task(router.chores.run()), group.create_task(router.keeper.run())]
+                chores = [group.create_task(router.chores.run()), group.create_task(router.checkpoints.run())]
                 chores.append(group.create_task(forever(router.listen)))
                 heartbeat = group.create_task(router.heartbeat(server, http, stop))
                 await stop.wait()

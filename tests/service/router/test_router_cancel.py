@@ -120,7 +120,7 @@ async def test_cancelling_an_unknown_request_is_not_found(router: RouterClient) 
 async def test_a_router_hears_at_once_what_another_one_cancels(
     redis: Redis, redis_server: EmbeddedRedis, router: RouterClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hekaton_router.keeper.CHECKPOINT_S", 3600.0)
+    monkeypatch.setattr("hekaton_router.checkpoints.CHECKPOINT_S", 3600.0)
     async with running_router(redis, redis_server.url, "router-2") as deaf:
         await deaf.until_serving()
         stream = deaf.generate(HELLO)
