@@ -143,19 +143,18 @@ async def test_without_redis_a_new_request_is_unavailable_within_the_limit() -> 
 
 
 async def test_a_redis_that_is_back_in_time_costs_only_a_pause(tmp_path_factory: pytest.TempPathFactory) -> None:
-    server = EmbeddedRedis(socket_dir=tmp_path_factory.mktemp("redis"))
-    server.start()
-    async with connected(server.url) as redis, fake_worker(redis):
-        entry = CatalogEntry("m", "s", "", Slo(1, 1), ModelState.READY, emulated_spec("qwen2.5-7b"))
-        async with running_router(redis, server.url, redis_wait_s=10) as router:
-            await router.until_serving()
-            server.kill()
-            stream = router.generate(pb.GenerateRequest(model="m", text="x"))
-            server.start()
-            async with connected(server.url) as again:
-                await Catalog(again).create(entry)
-            assert (await stream.accepted()).prompt_tokens == 1
-    server.stop()
+    folder = tmp_path_factory.mktemp("redis")
+    server = EmbeddedRedis(folder / "data", folder)
+    with server:
+        async with connected(server.url) as redis, fake_worker(redis):
+            entry = CatalogEntry("m", "s", "", Slo(1, 1), ModelState.READY, emulated_spec("qwen2.5-7b"))
+            await Catalog(redis).create(entry)
+            async with running_router(redis, server.url, redis_wait_s=30) as router:
+                await router.until_serving()
+                server.kill()
+                stream = router.generate(pb.GenerateRequest(model="m", text="x"))
+                server.start()
+                assert (await stream.accepted()).prompt_tokens == 1
 
 
 async def test_a_router_that_sheds_refuses_what_the_pool_cannot_serve_in_time(

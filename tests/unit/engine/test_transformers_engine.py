@@ -16,6 +16,7 @@ from hekaton.engine.kv import BlockShape
 from hekaton.engine.reference import Comparison
 from hekaton.engine.skeleton import Skeleton
 from hekaton.engine.supported import ARCHITECTURES
+from hekaton.engine.swaps import _checksum
 from hekaton.engine.transformers_engine import TransformersEngine
 from hekaton.facts import Sampling
 
@@ -256,10 +257,10 @@ def break_blocks(engine: TransformersEngine, model: str, streams: list[str], mut
     if mutation == "zero on the host":
         engine._swaps.settle()
         for stream in streams:
-            engine._host.place(engine._host.table(stream)[2], shape).zero_()
+            block = engine._host.place(engine._host.table(stream)[2], shape).zero_()
             sums = engine._swaps._held[stream].sums
             assert isinstance(sums, list)
-            sums[2] = 0
+            sums[2] = _checksum(block)
         return
     cache = engine._pages_of(shape).blocks
     blocks = [engine._kv.table(stream)[2] for stream in streams]

@@ -159,7 +159,7 @@ def scrape(address: str, files: CertificateFiles, *, shows: bool) -> bytes:
         return body
 
 
-def test_metrics_are_for_those_who_show_a_certificate(files: CertificateFiles, others: CertificateFiles) -> None:
+async def test_metrics_are_for_those_who_show_a_certificate(files: CertificateFiles, others: CertificateFiles) -> None:
     settings = pool_settings(files, metrics_listen="0.0.0.0:0")
     with serving_metrics(settings, CollectorRegistry()) as listening:
         address = f"127.0.0.1:{listening.rpartition(':')[2]}"
