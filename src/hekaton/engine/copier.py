@@ -162,6 +162,10 @@ class Copier:
             return []
         return [self._results.popleft() for _ in range(len(self._results))]
 
+    def wake(self) -> None:
+        """Makes `fileno` readable."""
+        os.write(self._writable, b"x")
+
     def close(self) -> None:
         """Ends after the piece that is being copied."""
         with self._changed:
@@ -193,5 +197,5 @@ class Copier:
                 job.ended = True
                 self._results.append(job)
             if job.ended or (job.done == 1 and not job.urgent):
-                os.write(self._writable, b"x")
+                self.wake()
             self._changed.notify_all()

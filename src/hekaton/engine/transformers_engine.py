@@ -164,16 +164,19 @@ class TransformersEngine:
     def finished_loads(self) -> list[LoadResult]:
         self._collect()
         loads, self._loads = self._loads, []
+        self._tell_rest()
         return loads
 
     def finished_swaps(self) -> list[SwapResult]:
         self._collect()
         returns, self._returns = self._returns, []
+        self._tell_rest()
         return returns
 
     def finished_exports(self) -> list[ExportResult]:
         self._collect()
         exports, self._exports = self._exports, []
+        self._tell_rest()
         return exports
 
     def fileno(self) -> int:
@@ -345,6 +348,11 @@ class TransformersEngine:
                 self._returns.append(ended)
                 if job.error:
                     self._kv.drop(job.name)
+
+    def _tell_rest(self) -> None:
+        """Who asks for results of one kind must wake again for those of the others that came meanwhile."""
+        if self._loads or self._returns or self._exports:
+            self._copier.wake()
 
     def _await_weights(self, known: _Model, job: CopyJob, nbytes: int) -> None:
         """Returns when the image's first `nbytes` bytes are on the device.

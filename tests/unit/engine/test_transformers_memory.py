@@ -1,6 +1,7 @@
 """What the engine holds, and gives back, of device memory, images, threads and descriptors."""
 
 import os
+import select
 import shutil
 import threading
 from dataclasses import replace
@@ -106,6 +107,25 @@ def test_an_evicted_load_ends_without_a_word_and_frees_its_place(models: dict[st
         assert engine.finished_loads() == []
         assert engine.weights_bytes() == 0
         engine.check_integrity()
+    engine.close()
+
+
+def test_who_asks_for_kv_only_is_woken_for_a_load_that_ended(models: dict[str, TinyModel]) -> None:
+    engine = engine_for({"llama": models["llama"]}, 4 << 20)
+
+    def readable() -> bool:
+        return bool(select.select([engine.fileno()], [], [], 0.0)[0])
+
+    assert engine.begin_load("llama")
+    job = engine._models["llama"].job
+    assert job is not None
+    engine._copier.wait(job)
+    assert engine.finished_swaps() == []
+    assert engine.finished_exports() == []
+    assert readable()
+    assert [load.model for load in engine.finished_loads()] == ["llama"]
+    engine.finished_loads()
+    assert not readable()
     engine.close()
 
 
