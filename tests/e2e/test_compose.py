@@ -1,6 +1,8 @@
 """docker-compose.yml, resolved and run as processes on loopback: the same commands, settings and health checks."""
 
 import asyncio
+import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -11,6 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from fakes.checkpoints import write_checkpoint
 from fakes.compose import ComposeFile, LocalStack, local_stack
+from fakes.deploy import expressions, selectors, variables
 from fakes.http import openai_client
 from fakes.metrics import sample, scrape
 from fakes.otlp import OtlpReceiver, otlp_receiver
@@ -51,7 +54,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run
             for name in compose.start_order():
                 if name == "redis":
                     await _start_redis(stack, directory)
-                elif name != "jaeger":
+                elif name in SERVICES:
                     await stack.start(name)
             yield stack, receiver, models
 
@@ -107,11 +110,7 @@ async def test_every_service_is_scraped_and_a_known_workload_moves_what_it_shoul
     stack, _, _ = running
     addresses = {name: stack.address(name, 9100) for name in SERVICES}
     before = await scrape(addresses)
-    async with Client(stack.address("router", 50051)) as client:
-        for name in ("tiny", "other"):
-            await client.complete(name, [1, 2, 3], SamplingOptions(max_tokens=8, temperature=0.0, ignore_eos=True))
-        with pytest.raises(Cancelled):
-            await _cancel_while_it_streams(client, "scraped")
+    await _known_workload(stack)
     after = await scrape(addresses)
     moved = {key: value - before.get(key, 0.0) for key, value in after.items()}
     for name in ("tiny", "other"):
@@ -137,6 +136,35 @@ async def test_every_service_is_scraped_and_a_known_workload_moves_what_it_shoul
     assert moved[sample("scheduler", "placements_total")] == 3
     assert after[sample("scheduler", "scheduler_leader")] == after[sample("scheduler", "scheduler_workers")] == 1
     assert 0 < after[sample("memory", "weight_cache_used_bytes")] < after[sample("memory", "weight_cache_budget_bytes")]
+
+
+async def test_every_metric_that_the_dashboard_and_the_alerts_name_is_told_by_a_service(running: Running) -> None:
+    stack, _, _ = running
+    await _known_workload(stack)
+    told: defaultdict[str, set[str]] = defaultdict(set)
+    options = SamplingOptions(max_tokens=450, temperature=0.0, ignore_eos=True)
+    async with (
+        Client(stack.address("router", 50051)) as client,
+        aclosing(client.generate("tiny", [1, 2, 3], options)) as events,
+    ):
+        # Some are told of a model only while it has requests.
+        await anext(events)
+        for _, name, labels in await scrape({name: stack.address(name, 9100) for name in SERVICES}):
+            told[name] |= {label for label, _ in labels}
+    named = set().union(*map(selectors, expressions()), variables())
+    unknown = {
+        one for one in named if one.metric != "up" and not (one.metric in told and one.labels <= told[one.metric])
+    }
+    assert not unknown
+
+
+async def _known_workload(stack: LocalStack) -> None:
+    """One request of each model, and one that is cancelled."""
+    async with Client(stack.address("router", 50051)) as client:
+        for name in ("tiny", "other"):
+            await client.complete(name, [1, 2, 3], SamplingOptions(max_tokens=8, temperature=0.0, ignore_eos=True))
+        with pytest.raises(Cancelled):
+            await _cancel_while_it_streams(client, f"cancelled-{uuid.uuid4().hex}")
 
 
 async def _check_one_trace(receiver: OtlpReceiver) -> None:

@@ -64,7 +64,9 @@ class RouterMetrics:
         running: Tally[str] = Tally()
         waiting: Tally[str] = Tally()
         for one in self._live:
-            (running if one.epoch else waiting)[self.name(one.record.model)] += 1
+            name, is_placed = self.name(one.record.model), one.epoch > 0
+            running[name] += is_placed
+            waiting[name] += not is_placed
         ratios = {model: self._punctual[model] / tokens for model, tokens in list(self._tokens.items()) if tokens}
         yield gauges("num_requests_running", "Requests that a worker holds.", MODEL, running)
         yield gauges("num_requests_waiting", "Requests that no worker holds yet.", MODEL, waiting)
