@@ -6,9 +6,13 @@ medians. `decode_slowdown_under_ceaseless_swap` is the same where the next swap 
 
 `host_fragmentation`: 1 - used / assigned bytes of the host's slabs, of 64 blocks each, under a trace of the paper's
 artifact with six block shapes; averaged over the time in which more than half of the memory is in use.
+
+`handover_over_recompute`: handing the KV of a prompt to another worker of the host ÷ prefilling it again;
+`handover_between_hosts_over_recompute` with a fetch from another memory service over gRPC on loopback.
 """
 
 import argparse
+import asyncio
 import csv
 import heapq
 import json
@@ -27,6 +31,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
+from bench.kv_handover import TOKENS, Handover, handover
 from bench.machine import cpu_name
 from bench.weights import SHARED_MEMORY, images_of, write_checkpoint
 from hekaton.engine.device import Extents
@@ -74,6 +79,9 @@ class Result:
     host_fragmentation: float
     host_memory_bytes: int
     """As much as the trace needs at its peak."""
+    handover_over_recompute: float
+    handover_between_hosts_over_recompute: float
+    handover: Handover
 
 
 class Decode:
@@ -202,6 +210,8 @@ def result(rounds: int, directory: Path) -> Result:
     plain_ms, once_ms, ceaseless_ms = (median(times[kind]) for kind in Swap)
     _, peak_bytes = fragmentation(1 << 50)
     limit_bytes = peak_bytes // UNIT_BYTES * UNIT_BYTES
+    with tempfile.TemporaryDirectory(dir=directory) as name:
+        handed = asyncio.run(handover(rounds, Path(name)))
     return Result(
         turn_ms=plain_ms,
         turn_under_swap_ms=once_ms,
@@ -212,6 +222,9 @@ def result(rounds: int, directory: Path) -> Result:
         decode_slowdown_under_ceaseless_swap=ceaseless_ms / plain_ms - 1,
         host_fragmentation=fragmentation(limit_bytes)[0],
         host_memory_bytes=limit_bytes,
+        handover_over_recompute=handed.host_ms / handed.recompute_ms,
+        handover_between_hosts_over_recompute=handed.network_ms / handed.recompute_ms,
+        handover=handed,
     )
 
 
@@ -230,6 +243,12 @@ def _table(one: Result) -> Table:
     table.add_row("slowdown", f"{one.decode_slowdown_under_ceaseless_swap:.1%}")
     gib = one.host_memory_bytes / 2**30
     table.add_row(f"fragmentation of {gib:.0f} GiB of host memory, six block shapes", f"{one.host_fragmentation:.1%}")
+    handed = one.handover
+    table.add_row(f"prefill of {TOKENS} tokens", f"{handed.recompute_ms:.0f} ms")
+    table.add_row(f"hand-over of their KV, {handed.kv_bytes / 2**20:.0f} MiB, on one host", f"{handed.host_ms:.0f} ms")
+    table.add_row("÷ prefill", f"{one.handover_over_recompute:.3f}")
+    table.add_row("the same between hosts, over gRPC on loopback", f"{handed.network_ms:.0f} ms")
+    table.add_row("÷ prefill", f"{one.handover_between_hosts_over_recompute:.3f}")
     return table
 
 
