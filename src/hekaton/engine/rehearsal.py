@@ -48,6 +48,11 @@ class Rehearsal:
         if model not in self._waiting:
             self._waiting.append(model)
 
+    def know(self, model: str) -> None:
+        """It is new here, but somebody may have measured it."""
+        if self._engine.measured(model):
+            self._learned.add(model)
+
     def remove(self, model: str) -> None:
         """It has been removed, or cannot be used."""
         if model == self.model:
@@ -77,7 +82,7 @@ class Rehearsal:
             return True
 
     def learned(self) -> set[str]:
-        """Models that were measured since the last call."""
+        """Models whose costs have come to be known since the last call."""
         learned, self._learned = self._learned, set()
         return learned
 

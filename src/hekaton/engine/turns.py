@@ -112,8 +112,10 @@ class TurnLoop:
             self._remove_model(command.name)
         if known != command.spec:
             self._desk.add_model(command)
-            if command.rehearse and command.name in self._desk.specs:
-                self._rehearsal.add(command.name)
+            if command.name in self._desk.specs:
+                self._rehearsal.know(command.name)
+                if command.rehearse:
+                    self._rehearsal.add(command.name)
 
     def _remove_model(self, name: str) -> None:
         gone = ModelNotFound(f"model {name} was removed from the pool")

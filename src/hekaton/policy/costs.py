@@ -1,7 +1,7 @@
 """Costs that are guessed, compared, put together."""
 
 from collections.abc import Collection
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 
 from hekaton.policy.types import ModelCosts
 
@@ -34,6 +34,12 @@ def guessed_costs(weight_bytes: int, kv_bytes_per_token: int) -> ModelCosts:
         step_s_per_request=0.0,
         step_s_per_context_token=0.0,
     )
+
+
+def scaled_costs(known: ModelCosts, weight_bytes: int, kv_bytes_per_token: int) -> ModelCosts:
+    """Of a model that nobody has run yet, like another one but for its size."""
+    slower = known.slowed(weight_bytes / known.weight_bytes)
+    return replace(slower, weight_bytes=weight_bytes, kv_bytes_per_token=kv_bytes_per_token)
 
 
 def mean_costs(measured: Collection[ModelCosts]) -> ModelCosts:
