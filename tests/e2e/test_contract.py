@@ -1,6 +1,7 @@
 """What a client may rely on when something is wrong: the whole stack on tiny models, over real gRPC."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -13,6 +14,8 @@ import pytest_asyncio
 import torch
 
 from fakes.checkpoints import write_checkpoint
+from fakes.commands import hekaton
+from fakes.waiting import eventually
 from hekaton.cli.supervisor import Stack, StackOptions
 from hekaton.client import Client, SamplingOptions, Tokens, Worker
 from hekaton.engine import reference
@@ -207,6 +210,24 @@ async def test_log_probabilities_are_those_of_transformers(client: Client, check
         assert told.logprob == pytest.approx(float(row[token_id]), abs=1e-4)
         assert told.top_ids == tuple(top.indices.tolist())
         assert told.top_logprobs == pytest.approx(top.values.tolist(), abs=1e-4)
+
+
+async def test_what_a_model_costs_is_measured_when_it_is_registered_and_can_be_simulated(
+    client: Client, stack: Stack, tmp_path: Path
+) -> None:
+    async def measured() -> bool:
+        return bool((await client.get_model("tiny")).profiles)
+
+    await eventually(measured)
+    shown = await asyncio.to_thread(hekaton, "models", "show", "tiny", "--json", address=stack.address)
+    (profile,) = json.loads(shown.stdout)["profiles"]
+    assert profile["device_memory_bytes"] == DEVICE_BYTES
+    assert min(profile["costs"][cost] for cost in ("load_s", "prefill_base_s", "step_base_s")) > 0
+    file = tmp_path / "tiny.json"
+    file.write_text(shown.stdout)
+    run = ("sim", "run", "--device", str(file), "--models", "2", "--gpus", "1", "--duration", "5", "--json")
+    report = json.loads((await asyncio.to_thread(hekaton, *run)).stdout)
+    assert (report["unfinished"], report["models"]) == (0, 2)
 
 
 async def test_a_killed_worker_costs_a_pause_and_no_token(client: Client, stack: Stack, checkpoints: Path) -> None:

@@ -113,8 +113,8 @@ class Rehearsal:
         """None if there is no room for its KV."""
         if model not in self._engine.resident():
             return None
-        # A model's longest context may be short.
-        long = min(LONG_TOKENS, self._specs[model].max_context_tokens)
+        if not (long := self._longest(model)):
+            return None
         short = min(SHORT_TOKENS, long // 2)
         times = []
         for batch, start, fed in (
@@ -124,14 +124,25 @@ class Rehearsal:
             (BATCH, short - 1, 1),
             (BATCH, long - 1, 1),
         ):
-            if not all(self._engine.grow_kv(f"{PREFIX}{index}", model, start + fed) for index in range(batch)):
-                return None
             items = [
                 StepItem(f"{PREFIX}{index}", (0,) * fed, start, GREEDY, 0, prompt=(0,) * (start + fed))
                 for index in range(batch)
             ]
             times.append((yield from self._timed(model, items)))
         return costs_of(self._engine.costs(model), short, long, *times)
+
+    def _longest(self, model: str) -> int:
+        """The context of a whole batch that model and device have room for, and takes it; 0 if that is too little."""
+        # A model's longest context may be short.
+        tokens = min(LONG_TOKENS, self._specs[model].max_context_tokens)
+        least = min(2 * SHORT_TOKENS, tokens)
+        while tokens >= least:
+            if all(self._engine.grow_kv(f"{PREFIX}{index}", model, tokens) for index in range(BATCH)):
+                return tokens
+            for index in range(BATCH):
+                self._engine.drop_kv(f"{PREFIX}{index}")
+            tokens //= 2
+        return 0
 
     def _timed(self, model: str, items: list[StepItem]) -> Generator[bool, None, float]:
         """The median of a few steps, after one that warms up. A yield follows each."""

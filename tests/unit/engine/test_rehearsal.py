@@ -126,6 +126,17 @@ def test_a_request_goes_before_and_the_model_is_measured_after_it(models: dict[s
         assert stage.engine.kv_bytes() == 0
 
 
+def test_on_a_small_device_shorter_contexts_are_measured(models: dict[str, TinyModel]) -> None:
+    model = models["llama"]
+    with staged(model, BATCH * 40 * model.prepared.spec.kv_bytes_per_token) as stage:
+        stage.loop.handle(new(model))
+        stage.settle()
+        stage.loop.handle(ImageReady("m", model.image))
+        stage.settle()
+        assert set(stage.told()) == {"m"}
+        assert (stage.engine.kv_bytes(), stage.engine.weights_bytes()) == (0, 0)
+
+
 @pytest.mark.parametrize("how", ["no image", "removed", "no room for its KV"])
 def test_a_rehearsal_that_cannot_be_ends_and_the_loop_is_idle(models: dict[str, TinyModel], how: str) -> None:
     model = models["llama"]
