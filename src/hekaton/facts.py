@@ -73,6 +73,8 @@ class Sampling:
     """No end before so many."""
     logprobs: int | None = None
     """So many of the likeliest tokens with each token's own log probability; None is neither."""
+    json_schema: str = ""
+    """The output is a JSON text that follows it; empty: any text."""
     choice: int = 0
     """Which of several outputs of one prompt; part of the key of its randomness."""
 

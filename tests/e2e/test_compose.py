@@ -1,12 +1,16 @@
 """docker-compose.yml, resolved and run as processes on loopback: the same commands, settings and health checks."""
 
 import asyncio
+import json
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
+import jsonschema
+import openai
 import pytest
 import pytest_asyncio
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -17,8 +21,10 @@ from fakes.deploy import expressions, selectors, variables
 from fakes.http import openai_client
 from fakes.metrics import sample, scrape
 from fakes.otlp import OtlpReceiver, otlp_receiver
+from fakes.schemas import schema_of
 from hekaton.client import Client, SamplingOptions, Tokens
 from hekaton.engine import reference
+from hekaton.engine.tiny import END
 from hekaton.errors import Cancelled
 from hekaton.facts import Weights
 from hekaton.store.embedded import find_server
@@ -40,7 +46,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run
     directory = tmp_path_factory.mktemp("compose")
     models = directory / "models"
     write_checkpoint(models / "tiny", "llama")
-    write_checkpoint(models / "other", "qwen2", seed=2)
+    write_checkpoint(models / "other", "qwen2", seed=2, eos_token_id=END)
     compose = ComposeFile.read(COMPOSE, variables={"DEVICE_MEMORY": "700KiB", "HOST_MEMORY": "64MiB"})
     async with otlp_receiver() as receiver:
         substitutions = {
@@ -104,6 +110,41 @@ async def test_the_openai_package_gets_what_the_native_client_gets(running: Runn
     assert whole.choices[0].text == streamed == expected.text
     assert whole.usage is not None
     assert whole.usage.completion_tokens == len(expected.token_ids)
+
+
+async def test_the_openai_package_gets_json_that_follows_its_schema(running: Running) -> None:
+    stack, _, _ = running
+    schema = schema_of(3)
+    wanted: dict[str, object] = {
+        "type": "json_schema",
+        "json_schema": {"name": "wanted", "schema": schema, "strict": True},
+    }
+    ask: dict[str, object] = {
+        "model": "other",
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_tokens": 400,
+        "temperature": 0,
+    }
+    async with openai_client(stack.address("router", 8000)) as client:
+        create: Any = client.chat.completions.create
+        done = await create(**ask, response_format=wanted)
+        (choice,) = done.choices
+        assert choice.finish_reason == "stop"
+        jsonschema.validate(json.loads(choice.message.content), schema)
+        stream = await create(**ask, response_format=wanted, stream=True)
+        streamed = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+        assert streamed == choice.message.content
+        loose = await create(**ask, response_format={"type": "json_object"})
+        assert loose.choices[0].message.content.startswith("{")
+        for said, response_format in (
+            ("cannot be followed: Unimplemented keys", wanted | {"json_schema": {"name": "w", "schema": {"not": {}}}}),
+            ("cannot be followed: Invalid type", wanted | {"json_schema": {"name": "w", "schema": {"type": "x"}}}),
+        ):
+            with pytest.raises(openai.BadRequestError, match=said) as refused:
+                await create(**ask, response_format=response_format)
+            assert refused.value.param == "response_format"
+        with pytest.raises(openai.BadRequestError, match="no end token"):
+            await create(**ask | {"model": "tiny"}, response_format=wanted)
 
 
 async def test_every_service_is_scraped_and_a_known_workload_moves_what_it_should(running: Running) -> None:

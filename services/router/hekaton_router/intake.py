@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 from functools import partial
 
-from hekaton import telemetry
+from hekaton import jsonschema, telemetry
 from hekaton.config import RouterSettings
 from hekaton.errors import DeadlineExceeded, InvalidArgument
 from hekaton.facts import CatalogEntry, ModelSpec, RequestRecord
@@ -52,6 +52,8 @@ class Intake:
         codec = await self.tokenizers.get(entry, spec)
         prompt = await self._prompt(request, codec)
         record = self._record(request, entry, spec, prompt, ends_s)
+        if record.sampling.json_schema:
+            await self.tokenizers.run(jsonschema.check, record.sampling.json_schema)
         return Admitted(record, prompt, codec)
 
     async def model(self, name: str, budget_s: float) -> tuple[CatalogEntry, ModelSpec]:

@@ -17,6 +17,7 @@ MAX_LOGIT_BIAS_TOKENS = 1024
 MAX_LOGIT_BIAS = 100.0
 MAX_LOGPROBS = 20
 MAX_CHOICES = 16
+MAX_SCHEMA_BYTES = 16 << 10
 Number = Literal["temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"]
 Whole = Literal["seed", "logprobs", "n"]
 
@@ -61,6 +62,8 @@ def decide_sampling(
     _check_stop(message.stop)
     if message.HasField("logprobs") and spec.architecture == EMULATED:
         raise InvalidArgument("sampling.logprobs: an emulated model has no probabilities; leave it unset")
+    if message.HasField("json_schema"):
+        _check_schema(message, spec)
     ends = _ends(message, spec)
     max_tokens = _max_tokens(message, spec, prompt_tokens, default_max_tokens)
     return Sampling(
@@ -78,6 +81,7 @@ def decide_sampling(
         stop=tuple(message.stop),
         min_tokens=_min_tokens(message, spec, ends, max_tokens),
         logprobs=message.logprobs if message.HasField("logprobs") else None,
+        json_schema=message.json_schema,
     )
 
 
@@ -110,6 +114,20 @@ def _check_stop(stop: Sequence[str]) -> None:
         raise InvalidArgument(f"sampling.stop may hold at most {MAX_STOP_TEXTS} texts, not {len(stop)}")
     if any(not 0 < len(text) <= MAX_STOP_CHARS for text in stop):
         raise InvalidArgument(f"sampling.stop: every text must have 1 to {MAX_STOP_CHARS} characters")
+
+
+def _check_schema(message: common_pb2.Sampling, spec: ModelSpec) -> None:
+    """Where the output can follow one. Whether this one can be followed says `hekaton.jsonschema.check`."""
+    nbytes = len(message.json_schema.encode())
+    if not 0 < nbytes <= MAX_SCHEMA_BYTES:
+        raise InvalidArgument(f"sampling.json_schema must have 1 to {MAX_SCHEMA_BYTES} bytes, not {nbytes}")
+    if spec.architecture == EMULATED:
+        raise InvalidArgument("sampling.json_schema: an emulated model's tokens follow nothing; leave it unset")
+    if not spec.eos_token_ids:
+        raise InvalidArgument("sampling.json_schema: this model has no end token to end with; leave it unset")
+    if message.ignore_eos or message.min_tokens:
+        name = "ignore_eos" if message.ignore_eos else "min_tokens"
+        raise InvalidArgument(f"sampling.{name} forbids the end that sampling.json_schema asks for: send one of them")
 
 
 def _min_tokens(message: common_pb2.Sampling, spec: ModelSpec, ends: tuple[int, ...], max_tokens: int) -> int:

@@ -87,7 +87,9 @@ class TokenizerCache:
             async with asyncio.timeout(self._timeout_s):
                 return await asyncio.to_thread(function, *args, **kwargs)
         except TimeoutError as error:
-            raise InvalidArgument(f"tokenising took longer than {self._timeout_s:g} s: shorten the text") from error
+            raise InvalidArgument(
+                f"the prompt, or the schema, took longer than {self._timeout_s:g} s: shorten it"
+            ) from error
 
     async def _load(self, entry: CatalogEntry, spec: ModelSpec) -> TextCodec:
         if spec.architecture == EMULATED:

@@ -1,6 +1,8 @@
 """`hekaton generate`: one prompt, streamed."""
 
+import json
 from contextlib import aclosing
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +24,10 @@ FrequencyPenalty = Annotated[
 ]
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")]
 MinTokens = Annotated[int | None, typer.Option("--min-tokens", min=0, help="No end before so many tokens.")]
+JsonSchema = Annotated[
+    Path | None,
+    typer.Option("--json-schema", exists=True, dir_okay=False, help="The answer is JSON that this schema describes."),
+]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The same seed gives the same tokens.")]
 
 
@@ -40,6 +46,7 @@ def generate(
     frequency_penalty: FrequencyPenalty = None,
     stop: Stop = None,
     min_tokens: MinTokens = None,
+    json_schema: JsonSchema = None,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Generate text from a prompt. Ctrl-C cancels."""
@@ -55,6 +62,7 @@ def generate(
         frequency_penalty=frequency_penalty,
         stop=tuple(stop or ()),
         min_tokens=min_tokens,
+        json_schema=None if json_schema is None else schema_in(json_schema),
     )
     wanted: Prompt = [Message("user", prompt)] if chat else prompt
     finished = run(_generate(address, model, wanted, options))
@@ -64,6 +72,17 @@ def generate(
             f"[dim]{stats.completion_tokens} tokens, {finished.reason}, on {stats.worker_id}, "
             f"preempted {stats.preemptions} times[/dim]"
         )
+
+
+def schema_in(file: Path) -> dict[str, object]:
+    """Ends the command if that is no JSON object."""
+    try:
+        schema = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise typer.BadParameter(f"{file} is no JSON: {error}", param_hint="--json-schema") from error
+    if not isinstance(schema, dict):
+        raise typer.BadParameter(f"{file} holds no JSON object", param_hint="--json-schema")
+    return schema
 
 
 async def _generate(address: str, model: str, prompt: Prompt, options: SamplingOptions) -> Finished | None:

@@ -1,5 +1,7 @@
 """The client's types from and to protobuf."""
 
+import json
+
 from hekaton.client.types import (
     Accepted,
     Finished,
@@ -38,6 +40,7 @@ def sampling_to_pb(options: SamplingOptions) -> common_pb2.Sampling:
         min_tokens=options.min_tokens,
         logprobs=options.logprobs,
         n=options.n,
+        json_schema=None if options.json_schema is None else json.dumps(options.json_schema),
     )
 
 

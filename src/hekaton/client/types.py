@@ -44,6 +44,8 @@ class SamplingOptions:
     """Log probabilities of each token and of so many of the likeliest."""
     n: int | None = None
     """Outputs of the prompt."""
+    json_schema: Mapping[str, object] | None = None
+    """The output is a JSON text that it describes. `{}` is any JSON."""
 
 
 @dataclass(frozen=True, slots=True)

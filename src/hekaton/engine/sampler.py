@@ -5,7 +5,8 @@ gives the same tokens in any batch, on any worker, after any interruption.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -22,8 +23,13 @@ CHUNK_NUMBERS = 1 << 20
 """Numbers of a temporary over the whole vocabulary; more rows take their turns."""
 
 
-def sample(logits: Tensor, items: Sequence[StepItem]) -> list[Sampled]:
+NOTHING: Mapping[int, Tensor] = MappingProxyType({})
+
+
+def sample(logits: Tensor, items: Sequence[StepItem], forbidden: Mapping[int, Tensor] = NOTHING) -> list[Sampled]:
     """One token per row. logits: (items, vocabulary), any float dtype; every item has its sampling.
+
+    `forbidden`, (vocabulary) by row, is True at the tokens that are out of the question whatever else is asked for.
 
     Raises EngineFailed naming the request whose numbers are not finite.
     """
@@ -34,12 +40,13 @@ def sample(logits: Tensor, items: Sequence[StepItem]) -> list[Sampled]:
     rows = [
         row
         for row, (item, sampling) in enumerate(zip(items, samplings, strict=True))
-        if sampling.temperature > 0 or penalties.changes(sampling, item.position)
+        if sampling.temperature > 0 or row in forbidden or penalties.changes(sampling, item.position)
     ]
     if rows:
         at = torch.tensor(rows, device=logits.device)
         # A copy: log probabilities are of what the model said.
-        tokens[at] = _choose(logits[at], [items[row] for row in rows], [samplings[row] for row in rows])
+        out = {place: forbidden[row] for place, row in enumerate(rows) if row in forbidden}
+        tokens[at] = _choose(logits[at], [items[row] for row in rows], [samplings[row] for row in rows], out)
     told = _logprobs(logits, samplings, tokens)
     return [Sampled(token, told.get(row)) for row, token in enumerate(tokens.tolist())]
 
@@ -71,9 +78,13 @@ def _logprobs(logits: Tensor, samplings: Sequence[Sampling], tokens: Tensor) -> 
     }
 
 
-def _choose(logits: Tensor, items: list[StepItem], samplings: list[Sampling]) -> Tensor:
+def _choose(
+    logits: Tensor, items: list[StepItem], samplings: list[Sampling], forbidden: Mapping[int, Tensor]
+) -> Tensor:
     """Tokens of rows of which each samples or has logits to change; changes `logits`."""
     penalties.apply(logits, items, samplings)
+    for row, out in forbidden.items():
+        logits[row].masked_fill_(out.to(logits.device), float("-inf"))
     tokens = logits.argmax(dim=-1)
     size = logits.shape[-1]
     whole = [row for row, one in enumerate(samplings) if one.temperature > 0 and not _narrows(one, size)]

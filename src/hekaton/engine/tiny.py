@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 VOCAB = 320
 HIDDEN = 64
+END = 256
+"""The id of the end token, if a model has one: the first after those of all bytes."""
 COMMON = {
     "vocab_size": VOCAB,
     "hidden_size": HIDDEN,
@@ -58,7 +60,10 @@ def write_checkpoint(directory: Path, architecture: str = "llama", seed: int = 1
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config)
     model.save_pretrained(directory)
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer())
+    backend = byte_tokenizer()
+    if fields["eos_token_id"] == END:
+        backend.add_special_tokens(["<end>"])
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
     tokenizer.save_pretrained(directory)
     return directory

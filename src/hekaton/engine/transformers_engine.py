@@ -16,8 +16,9 @@ from hekaton.engine.attention import Feed
 from hekaton.engine.compaction import gather
 from hekaton.engine.copier import Copier, CopyJob, chunks
 from hekaton.engine.device import Extent, Extents
+from hekaton.engine.grammar import Constraints, Vocabulary
 from hekaton.engine.hostkv import HostKv
-from hekaton.engine.image import ALIGN_BYTES
+from hekaton.engine.image import ALIGN_BYTES, read_prepared
 from hekaton.engine.interface import ExportResult, LoadResult, Sampled, StepItem, SwapResult
 from hekaton.engine.kv import BLOCK_TOKENS, BlockShape, KvCache
 from hekaton.engine.meter import Meter
@@ -87,6 +88,7 @@ class TransformersEngine:
         self._models: dict[str, _Model] = {}
         self._skeletons: dict[tuple[str, str], Skeleton] = {}
         self._pages: dict[BlockShape, attention.Pages] = {}
+        self._constraints = Constraints(self._vocabulary)
 
     def add_model(self, name: str, spec: ModelSpec, source: str, costs: ModelCosts | None = None) -> None:
         least = spec.weight_bytes + BLOCK_TOKENS * spec.kv_bytes_per_token
@@ -100,6 +102,7 @@ class TransformersEngine:
 
     def remove_model(self, name: str) -> None:
         self.evict(name)
+        self._constraints.forget(name)
         del self._models[name]
 
     def provide_image(self, model: str, image: Image | None) -> None:
@@ -274,7 +277,9 @@ class TransformersEngine:
         tokens: list[Sampled | None] = [None] * len(items)
         if not sampled:
             return tokens
-        for index, token in zip(sampled, sample(logits, [items[index] for index in sampled]), strict=True):
+        sampling = [items[index] for index in sampled]
+        chosen = sample(logits, sampling, self._constraints.forbidden(known.name, sampling))
+        for index, token in zip(sampled, chosen, strict=True):
             tokens[index] = token
         return tokens
 
@@ -400,6 +405,17 @@ class TransformersEngine:
             with torch.inference_mode(False):
                 self._pages[shape] = attention.Pages(self._buffer, shape)
         return self._pages[shape]
+
+    def _vocabulary(self, model: str) -> Vocabulary:
+        """From what lies beside the model's image."""
+        known = self._models[model]
+        if known.image is None:
+            raise EngineFailed(f"model {model} has no image")
+        try:
+            tokenizer_json = read_prepared(Path(known.image.path).with_suffix(".json")).tokenizer_json
+            return Vocabulary(tokenizer_json, known.spec.vocab_size, known.spec.eos_token_ids)
+        except (OSError, ValueError) as error:
+            raise EngineFailed(f"the tokenizer of model {model} cannot be used: {error}") from error
 
     def _skeleton(self, config_json: str, dtype: str) -> Skeleton:
         key = (config_json, dtype)

@@ -132,7 +132,17 @@ BAD: list[tuple[dict[str, object], str]] = [
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
     ({"tool_choice": "auto"}, "tool_choice"),
-    ({"response_format": {"type": "json_object"}}, "response_format.type"),
+    ({"response_format": {"type": "grammar"}}, "response_format.type"),
+    ({"response_format": {"type": "json_schema"}}, "response_format"),
+    ({"response_format": {"type": "text", "json_schema": {"name": "a", "schema": {}}}}, "response_format"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},
+        "response_format.json_schema.name",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": "{}"}}},
+        "response_format.json_schema.schema",
+    ),
     ({"logprobs": True}, "logprobs"),
     ({"logprobs": 2}, "logprobs"),
     ({"top_logprobs": 2}, "top_logprobs"),
@@ -152,6 +162,13 @@ async def test_every_field_that_is_not_honoured_is_refused_by_name(client: Async
         assert isinstance(error, openai.BadRequestError), fields
         assert (error.type, error.param or "") == ("invalid_request_error", param), error.message
         assert param.split("[")[0] in error.message
+
+
+async def test_an_emulated_model_follows_no_schema(client: AsyncOpenAI) -> None:
+    error = await refused(client, response_format={"type": "json_object"})
+    assert isinstance(error, openai.BadRequestError)
+    assert error.param == "response_format"
+    assert "emulated" in error.message
 
 
 async def test_a_field_that_is_null_was_not_sent(client: AsyncOpenAI, worker: FakeWorker) -> None:

@@ -43,6 +43,7 @@ def test_what_the_client_says_is_kept() -> None:
         "min_tokens": 3,
         "logprobs": 0,
     }
+    assert decide(Message(json_schema="{}")).json_schema == "{}"
     message = Message(**asked, stop=["a", "b"], stop_token_ids=[9])
     assert decide(message) == Sampling(**asked, stop=("a", "b"), stop_token_ids=(2, 3, 9))
 
@@ -84,6 +85,10 @@ def test_stop_tokens_are_the_requests_and_the_models_unless_ignored() -> None:
         (Message(logprobs=21), r"sampling\.logprobs must be from 0 to 20, not 21"),
         (Message(n=0), r"sampling\.n must be from 1 to 16"),
         (Message(n=17), r"sampling\.n must be from 1 to 16"),
+        (Message(json_schema=""), r"sampling\.json_schema must have 1 to 16384 bytes, not 0"),
+        (Message(json_schema="é" * 8193), r"sampling\.json_schema must have 1 to 16384 bytes, not 16386"),
+        (Message(json_schema="{}", ignore_eos=True), r"sampling\.ignore_eos forbids the end"),
+        (Message(json_schema="{}", min_tokens=1), r"sampling\.min_tokens forbids the end"),
     ],
 )
 def test_sampling_out_of_range_is_refused_by_name_and_limit(message: Message, says: str) -> None:
@@ -94,6 +99,13 @@ def test_sampling_out_of_range_is_refused_by_name_and_limit(message: Message, sa
 def test_an_emulated_model_has_no_log_probabilities() -> None:
     with pytest.raises(InvalidArgument, match=r"sampling\.logprobs"):
         decide(Message(logprobs=0), spec=replace(SPEC, architecture="emulated"))
+
+
+def test_a_schema_needs_a_model_with_an_end_that_is_not_emulated() -> None:
+    with pytest.raises(InvalidArgument, match=r"sampling\.json_schema: an emulated model"):
+        decide(Message(json_schema="{}"), spec=replace(SPEC, architecture="emulated"))
+    with pytest.raises(InvalidArgument, match=r"sampling\.json_schema: this model has no end token"):
+        decide(Message(json_schema="{}"), spec=replace(SPEC, eos_token_ids=()))
 
 
 @given(st.integers(1, 120), st.one_of(st.none(), st.integers(0, 200)), st.integers(1, 200))

@@ -29,6 +29,8 @@ STATUS = {
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 NATIVE_FIELD = re.compile(r"sampling\.(\w+)|(slo)\.|(request_id)")
 """How admission begins a message about a field."""
+OTHER_NAMES = {"json_schema": "response_format"}
+"""Of fields that are called so here."""
 
 
 class ErrorBody(BaseModel):
@@ -104,5 +106,6 @@ def _param(error: HekatonError) -> str | None:
     if isinstance(error, ModelNotFound):
         return "model"
     if isinstance(error, InvalidArgument) and (found := NATIVE_FIELD.match(error.message)):
-        return found[found.lastindex or 0]
+        name = found[found.lastindex or 0]
+        return OTHER_NAMES.get(name, name)
     return None

@@ -1,11 +1,15 @@
 """What a client may send: OpenAI's fields that are honoured, and hekaton's own. Any other field is refused by name."""
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from hekaton.jsonschema import ANY_OBJECT
+
 MAX_MESSAGES = 2048
 MAX_USER_CHARS = 256
+MAX_DESCRIPTION_CHARS = 1024
 MAX_SLO_S = 86_400.0
 MAX_SEED = (1 << 63) - 1
 MAX_TOP_LOGPROBS = 20
@@ -38,8 +42,33 @@ class StreamOptions(Body):
     include_usage: bool = Field(False, description="one more chunk, without choices, with the usage")
 
 
+class JsonSchema(Body):
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9_-]{1,64}$", description="only to tell it from others; nothing depends on it"
+    )
+    schema_: dict[str, Any] = Field(alias="schema", description="what the answer follows; sent as it is")
+    description: str | None = Field(None, max_length=MAX_DESCRIPTION_CHARS, description="for readers; not the model's")
+    strict: bool = Field(True, description="answers follow their schema in any case")
+
+
 class ResponseFormat(Body):
-    type: Literal["text"]
+    """Any text, a JSON object, or a JSON text that follows a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = Field(None, description="only with the type json_schema")
+
+    @property
+    def schema_text(self) -> str | None:
+        """What the native API calls json_schema."""
+        if self.json_schema is not None:
+            return json.dumps(self.json_schema.schema_)
+        return ANY_OBJECT if self.type == "json_object" else None
+
+    @model_validator(mode="after")
+    def _schema_where_there_is_one(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("the type json_schema and the field json_schema go together")
+        return self
 
 
 class Slo(Body):

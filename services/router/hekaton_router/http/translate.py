@@ -33,6 +33,8 @@ def chat_request(body: ChatCompletion) -> pb.GenerateRequest:
     request.chat.messages.extend(_message(message) for message in body.messages)
     if body.max_completion_tokens is not None:
         request.sampling.max_tokens = body.max_completion_tokens
+    if body.response_format is not None and (schema := body.response_format.schema_text):
+        request.sampling.json_schema = schema
     return request
 
 

@@ -1,0 +1,99 @@
+"""Which tokens a JSON schema allows next: a function of the schema and the tokens so far, and of nothing else.
+
+So a request gives the same tokens after any interruption: whoever takes it on feeds the tokens that it has produced.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from hekaton.engine.interface import StepItem
+from hekaton.errors import EngineFailed
+from hekaton.jsonschema import grammar_of
+
+WORD_BITS = 32
+CONSTRAINTS = 512
+"""Kept between steps; one that is gone is made anew, and told all tokens again."""
+
+
+class Vocabulary:
+    """A model's tokens, as matchers see them."""
+
+    def __init__(self, tokenizer_json: str, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+        """Raises ValueError for what is no tokenizer."""
+        self.size = vocab_size
+        # A tokenizer may know tokens that the model has no logits for.
+        known = max(vocab_size, Tokenizer.from_str(tokenizer_json).get_vocab_size())
+        self.tokenizer = LLTokenizer(
+            tokenizer_json, n_vocab=known, eos_token=list(eos_token_ids), slices=LLTokenizer.json_slices()
+        )
+
+
+class Constraint:
+    """One request's place in its schema."""
+
+    def __init__(self, request_id: str, schema: str, vocabulary: Vocabulary) -> None:
+        self._request_id = request_id
+        self._size = vocabulary.size
+        self._matcher = LLMatcher(vocabulary.tokenizer, grammar_of(schema))
+        self._fed = 0
+        self._check()
+
+    def forbidden(self, produced: Sequence[int]) -> Tensor:
+        """True at each token that may not follow `produced`, (vocabulary). Raises EngineFailed naming the request."""
+        if len(produced) < self._fed:
+            self._matcher.reset()
+            self._fed = 0
+        self._matcher.consume_tokens(list(produced[self._fed :]))
+        self._fed = len(produced)
+        self._check()
+        words = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.int32)
+        self._check()
+        bits = words[:, None] >> torch.arange(WORD_BITS, dtype=torch.int32) & 1
+        forbidden = bits.flatten()[: self._size] == 0
+        if forbidden.all():
+            raise EngineFailed(f"request {self._request_id}: no token of the model goes on with its JSON")
+        return forbidden
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise EngineFailed(
+                f"request {self._request_id}: its schema cannot be followed: {self._matcher.get_error()}"
+            )
+
+
+class Constraints:
+    """Of the requests that have a schema. `vocabulary_of` gives that of a model, and may raise EngineFailed."""
+
+    def __init__(self, vocabulary_of: Callable[[str], Vocabulary]) -> None:
+        self._vocabulary_of = vocabulary_of
+        self._vocabularies: dict[str, Vocabulary] = {}
+        """By model."""
+        self._kept: OrderedDict[tuple[str, str], Constraint] = OrderedDict()
+        """By request and schema, those used last at the end."""
+
+    def forbidden(self, model: str, items: Sequence[StepItem]) -> dict[int, Tensor]:
+        """By row, of those that have a schema: True at each token that may not come next."""
+        found = {}
+        for row, item in enumerate(items):
+            if item.sampling is not None and item.sampling.json_schema:
+                key = (item.request_id, item.sampling.json_schema)
+                constraint = self._kept.pop(key, None) or self._new(model, *key)
+                found[row] = constraint.forbidden(item.produced)
+                self._kept[key] = constraint
+                if len(self._kept) > CONSTRAINTS:
+                    self._kept.popitem(last=False)
+        return found
+
+    def forget(self, model: str) -> None:
+        """A model is gone, or another one of its name."""
+        self._vocabularies.pop(model, None)
+
+    def _new(self, model: str, request_id: str, schema: str) -> Constraint:
+        if model not in self._vocabularies:
+            self._vocabularies[model] = self._vocabulary_of(model)
+        return Constraint(request_id, schema, self._vocabularies[model])
