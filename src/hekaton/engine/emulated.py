@@ -3,10 +3,11 @@
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from hekaton.engine.emulated_host import EmulatedHost
+from hekaton.engine.emulated_loads import EmulatedLoads
 from hekaton.engine.interface import ExportResult, LoadResult, Sampled, StepItem, SwapResult
 from hekaton.engine.profiles import emulated_costs
 from hekaton.errors import EngineFailed, ModelTooLarge
@@ -33,14 +34,6 @@ def emulated_token(model: str, seed: int, position: int, spec: ModelSpec, choice
 
 def _sampled(model: str, sampling: Sampling, position: int, spec: ModelSpec) -> Sampled:
     return Sampled(emulated_token(model, sampling.seed, position, spec, sampling.choice))
-
-
-@dataclass(frozen=True, slots=True)
-class _Load:
-    model: str
-    asked_s: float
-    start_s: float
-    end_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +70,7 @@ class EmulatedEngine:
         self._specs: dict[str, ModelSpec] = {}
         self._costs: dict[str, ModelCosts] = {}
         self._resident: set[str] = set()
-        self._loads: list[_Load] = []
+        self._loads = EmulatedLoads()
         self._finished: list[LoadResult] = []
         self._kv: dict[str, _Kv] = {}
         self.host_kv_memory_bytes = host_kv_memory_bytes
@@ -114,7 +107,7 @@ class EmulatedEngine:
 
     def loading(self) -> frozenset[str]:
         self._settle()
-        return frozenset(load.model for load in self._loads)
+        return frozenset(self._loads.models)
 
     def startable(self) -> frozenset[str]:
         """As in the simulator, a step begins when all weights are there."""
@@ -130,8 +123,7 @@ class EmulatedEngine:
         if nbytes > self._free_bytes():
             return False
         self._weights_bytes += nbytes
-        now = self._clock()
-        self._loads.append(self._scheduled(model, now, now))
+        self._loads.add(model, self._costs[model].load_s, self._host.in_free_s, self._clock())
         return True
 
     def evict(self, model: str) -> None:
@@ -140,7 +132,8 @@ class EmulatedEngine:
             self._resident.remove(model)
             self._weights_bytes -= self._specs[model].weight_bytes
         elif model in self.loading():
-            self._cancel(model)
+            self._weights_bytes -= self._specs[model].weight_bytes
+            self._loads.cancel(model, self._host.in_free_s, self._clock())
 
     def finished_loads(self) -> list[LoadResult]:
         self._settle()
@@ -153,9 +146,8 @@ class EmulatedEngine:
     def next_event_s(self) -> float | None:
         if self._finished or self._returned:
             return self._clock()
-        ends_s = [load.end_s for load in self._loads[:1]]
-        ends_s += [end_s for end_s, _ in self._exports[:1]]
-        return min([*ends_s, *self._host.ends_s()], default=None)
+        exports_s = [end_s for end_s, _ in self._exports[:1]]
+        return min([*self._loads.ends_s(), *exports_s, *self._host.ends_s()], default=None)
 
     def grow_kv(self, request_id: str, model: str, tokens: int) -> bool:
         held = self._kv.get(request_id)
@@ -183,12 +175,7 @@ class EmulatedEngine:
             return False
         self._settle()
         now = self._clock()
-        took_s = self._host.bring(request_id, now)
-        # Weights wait for KV, which a request waits for.
-        self._loads = [
-            replace(load, start_s=load.start_s + took_s * (load.start_s > now), end_s=load.end_s + took_s)
-            for load in self._loads
-        ]
+        self._loads.delay(self._host.bring(request_id, now), now)
         return True
 
     def finished_swaps(self) -> list[SwapResult]:
@@ -261,7 +248,7 @@ class EmulatedEngine:
 
     def check_integrity(self) -> None:
         self._host.check_integrity()
-        on_device = [*self._resident, *(load.model for load in self._loads)]
+        on_device = [*self._resident, *self._loads.models]
         weights = sum(self._specs[model].weight_bytes for model in on_device)
         kv = sum(held.nbytes for held in self._kv.values())
         balanced = weights == self._weights_bytes and kv == self._kv_bytes and len(set(on_device)) == len(on_device)
@@ -282,26 +269,11 @@ class EmulatedEngine:
     def _free_bytes(self) -> int:
         return self.device_memory_bytes - self._weights_bytes - self._kv_bytes
 
-    def _scheduled(self, model: str, asked_s: float, now: float) -> _Load:
-        """A load behind those that are queued, or from `now` on if the copy engine is idle."""
-        start = max(asked_s, self._host.in_free_s, self._loads[-1].end_s if self._loads else now)
-        return _Load(model, asked_s, start, start + self._costs[model].load_s)
-
-    def _cancel(self, model: str) -> None:
-        """Takes a load off the copy engine; those behind it move up, one that has begun keeps its times."""
-        now = self._clock()
-        self._weights_bytes -= self._specs[model].weight_bytes
-        waiting, self._loads = self._loads, []
-        for load in waiting:
-            if load.model != model:
-                self._loads.append(load if load.start_s <= now else self._scheduled(load.model, load.asked_s, now))
-
     def _settle(self) -> None:
         """Loads whose time has come are resident, and KV whose time has come is back."""
         now = self._clock()
         self._returned += [SwapResult(request_id) for request_id in self._host.returned(now)]
-        while self._loads and self._loads[0].end_s <= now:
-            load = self._loads.pop(0)
+        for load in self._loads.ended(now):
             self._resident.add(load.model)
             nbytes = self._specs[load.model].weight_bytes
             self._finished.append(LoadResult(load.model, load.end_s - load.asked_s, nbytes))
