@@ -2,7 +2,8 @@
 
 A worker sends the next token of every stream at each step, through a real router with SmolLM2's tokenizer, to clients
 in a process of their own: one message a token and client. Alternately, a bare grpc.aio relay passes as many streams of
-such messages on as bytes. `router_over_relay` is CPU a token of the router's process ÷ that of the relay's, medians.
+such messages on as bytes. `router_over_relay` is CPU a token of the router's process ÷ that of the relay's, medians;
+`http_over_grpc` that of the same streams over the OpenAI-compatible API, as server-sent events, ÷ over the native one.
 Every stream's text is compared with the decoding of its ids as a whole.
 """
 
@@ -23,10 +24,10 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from bench.control import clients, relay
+from bench.control import clients, http_clients, relay
 from bench.control.machine import cpu_s
 from bench.control.processes import peer
-from bench.control.services import add_models, address_of, embedded_redis, service
+from bench.control.services import add_models, address_of, embedded_redis, free_port, service
 from bench.control.tokenizer import SPEC, read_tokenizer, tokenizer_service
 from bench.control.workers import LightWorker, light_workers
 from bench.machine import cpu_name
@@ -76,6 +77,8 @@ class Result:
     pairs_us_a_token: float
     """Of a relay with an upstream of its own for each client."""
     router_over_relay: float
+    http_us_a_token: float
+    http_over_grpc: float
     router_tokens_per_s_and_core: float
     messages_a_token: float
 
@@ -123,6 +126,7 @@ class Pool:
     """A router with one worker."""
 
     router: str
+    http_port: int
     router_pid: int
     worker: LightWorker
     tokenizer: Tokenizer
@@ -147,6 +151,27 @@ class Pool:
             await self.worker.finish()
             streams = await readers.said()
         return cost(load, *took, sum(self._checked(stream, load.steps) for stream in streams))
+
+    async def served_http(self, load: Load) -> Cost:
+        """The same streams over HTTP."""
+        ids, _ = self.request(load)
+        body = {
+            "model": MODEL, "prompt": ids[:20], "stream": True, "temperature": 0, "max_tokens": load.steps,
+            "ignore_eos": True,
+        }  # fmt: skip
+        bodies = [json.dumps(body).encode()] * load.streams
+        async with peer(http_clients.run, "127.0.0.1", self.http_port, "/v1/completions", bodies) as readers:
+            await readers.until(lambda: len(self.worker.following) == load.streams)
+            took = await paced(
+                load, self.router_pid, lambda index: self.worker.step(lambda place: ids[place % len(ids)])
+            )
+            await self.worker.finish()
+            streams = await readers.said()
+        texts = [[event["choices"][0]["text"] for event in stream] for stream in streams]
+        expected = self.tokenizer.decode([ids[place % len(ids)] for place in range(load.steps)])
+        if any("".join(text) != expected for text in texts):
+            raise RuntimeError("a stream brought a text that is not that of its tokens")
+        return cost(load, *took, sum(map(len, texts)))
 
     def _checked(self, stream: list[bytes], tokens: int) -> int:
         """How many messages brought tokens. Raises RuntimeError if tokens or text are not what they should be."""
@@ -178,16 +203,19 @@ async def pool(folder: Path) -> AsyncIterator[Pool]:
 
         workers = await stack.enter_async_context(light_workers(redis, 1, assigned))
         scheduler = await stack.enter_async_context(service("scheduler", url, folder))
-        router = await stack.enter_async_context(service("router", url, folder, "--drain-timeout-s=0.5"))
+        http_port = free_port()
+        flags = ("--drain-timeout-s=0.5", f"--http-listen=127.0.0.1:{http_port}")
+        router = await stack.enter_async_context(service("router", url, folder, *flags))
         await address_of(redis, Kind.SCHEDULER, scheduler)
         address = await address_of(redis, Kind.ROUTER, router)
-        yield Pool(address, router.pid or 0, workers[0], Tokenizer.from_str(tokenizer_json.decode()))
+        yield Pool(address, http_port, router.pid or 0, workers[0], Tokenizer.from_str(tokenizer_json.decode()))
 
 
 async def measure(load: Load, rounds: int, folder: Path) -> Result:
     async with pool(folder) as router:
         kinds: list[Callable[[Load], Awaitable[Cost]]] = [
             router.served,
+            router.served_http,
             partial(relayed, fan_out=True),
             partial(relayed, fan_out=False),
         ]
@@ -196,7 +224,7 @@ async def measure(load: Load, rounds: int, folder: Path) -> Result:
             order = range(len(kinds))
             for index in order if round_ % 2 else reversed(order):
                 costs[index].append(await kinds[index](load))
-    ours, bare, pairs = (median(one.cpu_us_a_token for one in kind) for kind in costs)
+    ours, http, bare, pairs = (median(one.cpu_us_a_token for one in kind) for kind in costs)
     return Result(
         streams=load.streams,
         tokens_per_s=median(one.tokens_per_s for one in costs[0]),
@@ -204,34 +232,26 @@ async def measure(load: Load, rounds: int, folder: Path) -> Result:
         relay_us_a_token=bare,
         pairs_us_a_token=pairs,
         router_over_relay=ours / bare,
+        http_us_a_token=http,
+        http_over_grpc=http / ours,
         router_tokens_per_s_and_core=1e6 / ours,
         messages_a_token=median(one.messages_a_token for one in costs[0]),
     )
 
 
 def _table(result: Result) -> Table:
-    table = Table(title=f"A token through the router ({os.cpu_count()} cores of {cpu_name()})")
-    for name in (
-        "streams",
-        "tokens/s",
-        "router µs",
-        "relay µs",
-        "relay of pairs µs",
-        "router / relay",
-        "tokens/s and core",
-        "messages",
-    ):
-        table.add_column(name, justify="right")
-    table.add_row(
-        str(result.streams),
-        f"{result.tokens_per_s:.0f}",
-        f"{result.router_us_a_token:.1f}",
-        f"{result.relay_us_a_token:.1f}",
-        f"{result.pairs_us_a_token:.1f}",
-        f"{result.router_over_relay:.2f}",
-        f"{result.router_tokens_per_s_and_core:.0f}",
-        f"{result.messages_a_token:.3f}",
-    )
+    table = Table(title=f"A token through the router ({os.cpu_count()} cores of {cpu_name()})", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row(f"tokens a second in {result.streams} streams", f"{result.tokens_per_s:.0f}")
+    table.add_row("router, CPU a token", f"{result.router_us_a_token:.1f} µs")
+    table.add_row("relay", f"{result.relay_us_a_token:.1f} µs")
+    table.add_row("relay with an upstream for each client", f"{result.pairs_us_a_token:.1f} µs")
+    table.add_row("router ÷ relay", f"{result.router_over_relay:.2f}")
+    table.add_row("router over HTTP", f"{result.http_us_a_token:.1f} µs")
+    table.add_row("HTTP ÷ gRPC", f"{result.http_over_grpc:.2f}")
+    table.add_row("tokens a second and core", f"{result.router_tokens_per_s_and_core:.0f}")
+    table.add_row("messages a token", f"{result.messages_a_token:.3f}")
     return table
 
 

@@ -1,6 +1,7 @@
 """Real services as processes of their own, and a Redis, for as long as a bench takes."""
 
 import asyncio
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -56,6 +57,13 @@ async def address_of(redis: Redis, kind: Kind, child: Child) -> str:
     async with open_channel(address.decode()) as channel:
         await until_serving(channel)
     return address.decode()
+
+
+def free_port() -> int:
+    """Of loopback; free when it was looked for."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 async def add_models(redis: Redis, spec: ModelSpec, names: list[str]) -> None:
