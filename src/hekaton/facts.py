@@ -136,6 +136,8 @@ class Tenant:
     """Of prompts and outputs."""
     concurrent: int = 0
     """Requests at the same time."""
+    weight: float = 1.0
+    """His share of the accelerators, where more is asked for than there is."""
 
     def may_use(self, model: str) -> bool:
         return not self.models or model in self.models

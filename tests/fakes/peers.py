@@ -47,6 +47,15 @@ class Commander:
             while model not in (await self._read()).state.status.resident_models:
                 pass
 
+    async def used_s(self, tenants: set[str]) -> dict[str, float]:
+        """What reports charge, added up until all of these tenants are among them."""
+        used_s: defaultdict[str, float] = defaultdict(float)
+        async with asyncio.timeout(PATIENCE_S):
+            while not tenants <= used_s.keys():
+                for tenant, seconds in (await self._read()).state.used_seconds.items():
+                    used_s[tenant] += seconds
+        return used_s
+
     async def _read(self) -> pb.ControlResponse:
         message = await self.call.read()
         assert isinstance(message, pb.ControlResponse), "the worker ended the stream"

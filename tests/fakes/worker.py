@@ -35,6 +35,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
         self.watchers = 0
         self.report: pb.WorkerReport | None = None
         """What a scheduler is told; None: it is turned away."""
+        self.commands: asyncio.Queue[pb.ControlRequest] = asyncio.Queue()
+        """Of a scheduler."""
         self.connections: dict[str, int] = defaultdict(int)
         self._registry = Registry(redis, Kind.WORKER)
         self._store = Requests(redis)
@@ -146,7 +148,8 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     ) -> AsyncIterator[pb.ControlResponse]:
         if self.report is None:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no scheduler commands this worker")
-        async for _ in commands:
+        async for command in commands:
+            self.commands.put_nowait(command)
             yield pb.ControlResponse(state=self.report)
 
     async def _read(self, messages: AsyncIterator[pb.StreamTokensRequest], router_id: str) -> None:

@@ -14,8 +14,8 @@ from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import from_rpc_error
 from hekaton.rpc.tls import ClientTls, explain
 from hekaton.tasks import forever, heed_cancellation
-from hekaton.v1 import pool_pb2, worker_pb2_grpc
 from hekaton.v1 import worker_pb2 as pb
+from hekaton.v1 import worker_pb2_grpc
 
 log = structlog.get_logger(__name__)
 RETRY_MIN_S = 0.05
@@ -35,7 +35,7 @@ class Owner(Protocol):
 
     async def connected(self, link: "Link", report: pb.WorkerReport) -> None: ...
 
-    def reported(self, status: pool_pb2.WorkerStatus) -> None: ...
+    def reported(self, report: pb.WorkerReport) -> None: ...
 
     def released(self, link: "Link", released: pb.Released) -> None: ...
 
@@ -64,6 +64,9 @@ class Link:
     def revoke(self, request_id: str, epoch: int, *, hand_over: bool = False) -> None:
         revoke = pb.Revoke(request_id=request_id, epoch=epoch, hand_over=hand_over)
         self._outgoing.put_nowait(pb.ControlRequest(revoke=revoke))
+
+    def tell_yielding(self, tenants: frozenset[str]) -> None:
+        self._outgoing.put_nowait(pb.ControlRequest(yielding=pb.Yielding(tenants=sorted(tenants))))
 
     async def run(self) -> None:
         """Until cancelled. Raises StaleTerm if the worker obeys a newer leader."""
@@ -116,7 +119,7 @@ class Link:
                 f"the report is not this worker's: {status.worker_id!r}, {status.device_memory_bytes} bytes"
             )
         if self.connected:
-            self._owner.reported(status)
+            self._owner.reported(message.state)
         else:
             await self._owner.connected(self, message.state)
             self.connected = True

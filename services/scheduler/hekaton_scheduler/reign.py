@@ -19,6 +19,7 @@ from hekaton.store.outlooks import Outlooks
 from hekaton.store.queue import Queue
 from hekaton.store.records import RequestSummary
 from hekaton.store.requests import Requests
+from hekaton.store.tenants import Tenants
 from hekaton.store.workers import Registry
 from hekaton.tasks import dismiss, forever
 from hekaton.v1 import pool_pb2
@@ -34,6 +35,7 @@ from hekaton_scheduler.placer import Placer
 from hekaton_scheduler.pool import Placed, Pool
 from hekaton_scheduler.promises import Promises
 from hekaton_scheduler.recovery import Recovery
+from hekaton_scheduler.shares import Shares
 
 log = structlog.get_logger(__name__)
 READ_COUNT = 128
@@ -67,6 +69,7 @@ class Reign:
         self._recovery = Recovery(settings, self._store, term)
         self._mover = Mover(placement, self._chooser, self.pool, self._let_go)
         self._parcels = Parcels()
+        self._shares = Shares(Tenants(redis), lambda: len(self._links), self._tell_yielding)
         self.placer = Placer(
             self._store, self._models, self.pool, self._chooser, term=term, give_back=self._recovery.requeue
         )
@@ -81,6 +84,7 @@ class Reign:
                 self._group.create_task(self.placer.run(self._assign), name="placer")
                 self._group.create_task(self._recovery.sweep(self._links), name="sweep")
                 self._group.create_task(forever(self._mover.turn), name="rebalance")
+                self._group.create_task(forever(self._shares.turn), name="shares")
                 if self._settings.admission is Admission.SHED:
                     self._group.create_task(forever(self._promises.turn), name="promises")
         except* StaleTerm as stale:
@@ -94,6 +98,10 @@ class Reign:
     def _let_go(self, worker_id: str, placed: Placed) -> None:
         if link := self._links.get(worker_id):
             link.revoke(placed.request_id, placed.epoch, hand_over=True)
+
+    def _tell_yielding(self, tenants: frozenset[str]) -> None:
+        for link in self._links.values():
+            link.tell_yielding(tenants)
 
     async def _intake(self) -> None:
         """Everything that is pending with anyone, then what is new."""
@@ -175,6 +183,8 @@ class Reign:
         for name, epoch in strays:
             link.revoke(name, epoch)
         self._costs.measured(link.worker_id, report.status.costs)
+        self._shares.charge(report.used_seconds)
+        link.tell_yielding(self._shares.yielding)
         self.pool.connect(report.status, [one for one in held if (one.request_id, one.epoch) not in strays])
         self.placer.pool_changed()
         for name, epoch in stored - reported:
@@ -190,8 +200,10 @@ class Reign:
         begun = known is not None and known.state is RequestState.RUNNING
         await self._recovery.requeue(name, epoch, lost=begun and back is None)
 
-    def reported(self, status: pool_pb2.WorkerStatus) -> None:
+    def reported(self, report: pb.WorkerReport) -> None:
+        status = report.status
         self._costs.measured(status.worker_id, status.costs)
+        self._shares.charge(report.used_seconds)
         self.pool.update(status)
         self.placer.pool_changed()
 

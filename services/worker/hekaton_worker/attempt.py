@@ -146,6 +146,7 @@ class Attempt:
             age_s=now_s - self.accepted_s,
             suspect=self.strikes > 0,
             parcel=self.parcel,
+            tenant=self.record.tenant,
         )
 
     def settle(self, result: Result, preemptions: int = 0, parcel: Parcel | None = None) -> None:

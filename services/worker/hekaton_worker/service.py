@@ -21,7 +21,14 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     """On both streams a task reads what comes in, and its end ends the stream."""
 
     def __init__(
-        self, flow: Flow, desk: Desk, control: Control, streams: TokenStreams, turns: Turns, crew: Crew
+        self,
+        flow: Flow,
+        desk: Desk,
+        control: Control,
+        streams: TokenStreams,
+        turns: Turns,
+        crew: Crew,
+        yielding: Callable[[pb.Yielding], None],
     ) -> None:
         self._flow = flow
         self._desk = desk
@@ -29,6 +36,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self._streams = streams
         self._turns = turns
         self._crew = crew
+        self._yielding = yielding
 
     async def Control(
         self, request_iterator: AsyncIterator[pb.ControlRequest], context: Context
@@ -76,6 +84,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                     self._flow.assign(command.assign)
                 case "revoke":
                     self._flow.revoke(command.revoke)
+                case "yielding":
+                    self._yielding(command.yielding)
         reports.close()
 
     async def _listen(

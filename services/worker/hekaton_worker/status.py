@@ -31,6 +31,8 @@ class StatusBoard:
         self._costs: dict[str, ModelCosts] = {}
         self._fresh: set[str] = set()
         """Models whose costs have changed since they were taken."""
+        self._used_s: dict[str, float] = {}
+        """By tenant, since they were taken."""
 
     @property
     def device(self) -> str:
@@ -55,11 +57,18 @@ class StatusBoard:
         return self._engine
 
     def update(self, engine: Status) -> bool:
-        """True if what placements look at has changed."""
+        """True if what the leader looks at has changed."""
         before, self._engine = self._engine, engine
         self._costs |= engine.costs
         self._fresh |= engine.costs.keys()
-        return bool(engine.costs) or _seen(before) != _seen(engine)
+        for tenant, seconds in engine.used_s.items():
+            self._used_s[tenant] = self._used_s.get(tenant, 0.0) + seconds
+        return bool(engine.costs or engine.used_s) or _seen(before) != _seen(engine)
+
+    def take_used_s(self) -> dict[str, float]:
+        """Seconds of the accelerator by tenant since they were taken last."""
+        taken, self._used_s = self._used_s, {}
+        return taken
 
     def take_costs(self, *, everything: bool) -> list[pool_pb2.ModelCosts]:
         """Everything that is known of costs, or what is new since they were taken last."""

@@ -82,6 +82,8 @@ class Worker:
         self._desk = Desk(self._streams, self.engine.post, settings.lease_s, self._holds_lease)
         self._parcels = Parcels(memory if has_bytes else None, self.engine.post, self._holds_lease)
         self._control = Control(self._report)
+        self._yielding = messages.Yielding(())
+        """As the last leader said."""
         self._flow = Flow(
             worker_id,
             Requests(redis),
@@ -96,7 +98,9 @@ class Worker:
         self._images = Images(memory, worker_id, self._models, self._desk.waiting_span, crew)
 
     def servicer(self) -> Servicer:
-        adapter = WorkerServicer(self._flow, self._desk, self._control, self._streams, self._turns, self._crew)
+        adapter = WorkerServicer(
+            self._flow, self._desk, self._control, self._streams, self._turns, self._crew, self._yield
+        )
         return servicer(adapter)
 
     def start(self, address: str, stop: asyncio.Event) -> None:
@@ -156,7 +160,7 @@ class Worker:
     def _report(self, is_first: bool) -> pb.WorkerReport:
         status = self.board.status()
         status.costs.extend(self.board.take_costs(everything=is_first))
-        return pb.WorkerReport(status=status, held=self._flow.held())
+        return pb.WorkerReport(status=status, held=self._flow.held(), used_seconds=self.board.take_used_s())
 
     # ---- the engine
 
@@ -167,8 +171,13 @@ class Worker:
             self.failure = error
             stop.set()
 
+    def _yield(self, message: pb.Yielding) -> None:
+        self._yielding = messages.Yielding(tuple(message.tenants))
+        self.engine.post(self._yielding)
+
     def _engine_started(self) -> None:
         self._images.drop_all()
+        self.engine.post(self._yielding)
         self._models.tell_all(self.engine.post)
         self._parcels.tell()
         self._desk.resubmit()

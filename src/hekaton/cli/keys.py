@@ -27,10 +27,13 @@ def create(
     requests_per_minute: Limit = 0,
     tokens_per_minute: Limit = 0,
     concurrent: Limit = 0,
+    weight: Annotated[
+        float, typer.Option(min=0.001, max=1000, help="His share of the accelerators where there are too few.")
+    ] = 1.0,
     admin: Annotated[bool, typer.Option("--admin", help="May change the catalog and watch the pool.")] = False,
 ) -> None:
     """Create a key and print it; it cannot be shown again."""
-    wanted = Tenant(tenant, admin, tuple(models or ()), requests_per_minute, tokens_per_minute, concurrent)
+    wanted = Tenant(tenant, admin, tuple(models or ()), requests_per_minute, tokens_per_minute, concurrent, weight)
 
     async def work(tenants: Tenants) -> str:
         await tenants.put(wanted)
@@ -47,7 +50,7 @@ def list_keys(redis_url: Redis) -> None:
         return [(key, await tenants.get(key.tenant)) for key in await tenants.keys()]
 
     table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("key", "tenant", "created", "admin", "models", "requests/min", "tokens/min", "concurrent"):
+    for column in ("key", "tenant", "created", "admin", "models", "requests/min", "tokens/min", "concurrent", "weight"):
         # An id is for copying: whole, whatever the terminal's width.
         table.add_column(column, no_wrap=column == "key", min_width=KEY_ID_CHARS if column == "key" else None)
     for key, tenant in _with(redis_url, work):
@@ -66,7 +69,8 @@ def revoke(key_id: Annotated[str, typer.Argument(help="As listed.")], redis_url:
 
 def _facts(tenant: Tenant) -> tuple[str, ...]:
     limits = (tenant.requests_per_minute, tenant.tokens_per_minute, tenant.concurrent)
-    return "yes" if tenant.admin else "", ", ".join(tenant.models) or "all", *(str(limit or "") for limit in limits)
+    told = (str(limit or "") for limit in limits)
+    return "yes" if tenant.admin else "", ", ".join(tenant.models) or "all", *told, f"{tenant.weight:g}"
 
 
 def _with(redis_url: str, work: Callable[[Tenants], Awaitable[T]]) -> T:

@@ -39,6 +39,7 @@ class Desk:
         self.has_ended = False
         """A request has ended since the last `take_ended`."""
         self.travels = Travels()
+        self._yielding: frozenset[str] = frozenset()
         self._leaving: dict[tuple[str, int], LiveRequest] = {}
         """By id and epoch: their KV is being written to a parcel."""
         self._broken: dict[str, HekatonError] = {}
@@ -81,6 +82,15 @@ class Desk:
         self.live[request.request_id] = request
         self.demands.touch(request.model)
         self.finish_if_complete(request)
+
+    def set_yielding(self, tenants: frozenset[str]) -> bool:
+        """The requests of these tenants yield, those of others do not. True if that changes who goes before whom."""
+        self._yielding = tenants
+        changed = [request for request in self.live.values() if request.yields != (request.tenant in tenants)]
+        for request in changed:
+            request.yields = not request.yields
+            self.demands.touch(request.model)
+        return 0 < len(changed) < len(self.live)
 
     def cancel(self, command: Cancel) -> None:
         request = self.live.get(command.request_id)
@@ -157,6 +167,7 @@ class Desk:
         if not all(0 <= token < spec.vocab_size for token in command.prompt):
             raise InvalidArgument(f"token ids of model {command.model} are 0 to {spec.vocab_size - 1}")
         request = LiveRequest.of(command, spec.max_context_tokens, now_s)
+        request.yields = command.tenant in self._yielding
         blocks = -(-(prompt + request.limit) // KV_BLOCK_TOKENS)
         needed = spec.weight_bytes + blocks * KV_BLOCK_TOKENS * spec.kv_bytes_per_token
         if needed > self._engine.device_memory_bytes:

@@ -29,6 +29,9 @@ class LiveRequest:
     """Tokens whose KV is in host memory, or on its way from there."""
     fetching: bool = False
     """Its KV is on its way from the host to the device."""
+    tenant: str = ""
+    yields: bool = False
+    """Its tenant has had more than his share."""
     suspect: bool = False
     """An engine died in a step with it: it runs alone."""
     steps_alone: int = 0
@@ -49,6 +52,7 @@ class LiveRequest:
             slo=submit.slo,
             arrival_s=now_s - submit.age_s,
             suspect=submit.suspect,
+            tenant=submit.tenant,
             limit=min(submit.sampling.max_tokens, max_context_tokens - len(submit.prompt)),
         )
 
@@ -118,6 +122,7 @@ class LiveRequest:
             pending_tokens=0 if self.decoding else self.pending,
             produced_tokens=len(self.produced),
             context_tokens=self.context,
+            yields=self.yields,
         )
 
     def swapped(self) -> None:

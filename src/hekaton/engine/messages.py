@@ -73,6 +73,14 @@ class Submit(Message, frozen=True):
     """An engine died in a step with it."""
     parcel: Parcel | None = None
     """KV that an earlier attempt has left."""
+    tenant: str = ""
+    """Who is charged; nobody if empty."""
+
+
+class Yielding(Message, frozen=True):
+    """These tenants, and no others, have had more than their shares: the requests of others go before theirs."""
+
+    tenants: tuple[str, ...]
 
 
 class Cancel(Message, frozen=True):
@@ -99,7 +107,7 @@ class Stop(Message, frozen=True):
     """Finish the step, then exit."""
 
 
-Command = AddModel | RemoveModel | ImageReady | ImageFailed | Submit | Cancel | HandOver | ParcelsAt | Stop
+Command = AddModel | RemoveModel | ImageReady | ImageFailed | Submit | Yielding | Cancel | HandOver | ParcelsAt | Stop
 
 
 # ---- engine → worker
@@ -208,6 +216,8 @@ class Status(Message, frozen=True):
     """Requests whose KV was away, in host memory or in a parcel, and could not be used."""
     kv_moved_bytes: dict[str, int] = {}
     """"out" to host memory and "in" from there, "sent" and "received" in parcels."""
+    used_s: dict[str, float] = {}
+    """Seconds of this accelerator by tenant, since the last Status."""
 
 
 Event = Ready | WantImage | ImageDropped | Started | Step | Ended | TurnEnded | LoadEnded | Status

@@ -56,6 +56,7 @@ class Reporter:
                 kv_received=travels.received,
                 kv_lost=travels.lost,
                 kv_moved_bytes=dict(travels.moved_bytes),
+                used_s=log.take_used_s(),
             )
         )
 

@@ -20,12 +20,16 @@ KV_MARGIN = 0.5
 """And for their KV, in TTFTs: two requests that take it from each other more often spend their time on copies."""
 LOST_S = 1e12
 """Added to the arrival of a lost request in host memory: it gives way to whoever can be in time, then to older ones."""
+YIELDS_S = 2e12
+"""Added to the due time of a request that yields: it gives way to all that do not."""
 
 
 class Claimant(Protocol):
     """A live request."""
 
     parked_until_s: float
+    yields: bool
+    """Its tenant has had more than his share."""
 
     @property
     def request_id(self) -> str: ...
@@ -94,7 +98,7 @@ class Room(Generic[R]):
             # A load on speculation takes free room only; nobody waits for it.
             return True
         oldest = self._oldest() in asking
-        least_due_s = float("-inf") if oldest else min(request.due_s() for request in asking) + MARGIN_S
+        least_due_s = float("-inf") if oldest else min(map(_due_s, asking)) + MARGIN_S
         while not self._memory.begin_load(model, now_s):
             if self._give_way(asking, {model, running}, least_due_s, now_s, kv_first=False):
                 continue
@@ -113,7 +117,7 @@ class Room(Generic[R]):
         while not self._memory.grow_kv(request, tokens, now_s):
             oldest, holds_kv = self._oldest() is request, request.holds_kv
             margin_s = 0.0 if holds_kv else KV_MARGIN * request.ttft_s
-            least_due_s = float("-inf") if oldest else request.due_s() + margin_s
+            least_due_s = float("-inf") if oldest else _due_s(request) + margin_s
             if self._give_way((request,), {request.model}, least_due_s, now_s, kv_first=True):
                 continue
             if holds_kv:
@@ -184,7 +188,7 @@ class Room(Generic[R]):
         due_s = dict.fromkeys(self._memory.present() - kept, float("inf"))
         for request in self._live.values():
             if request.model in due_s:
-                due_s[request.model] = min(due_s[request.model], request.due_s())
+                due_s[request.model] = min(due_s[request.model], _due_s(request))
         return due_s
 
     def _victim(self, asking: Iterable[R], least_due_s: float, now_s: float) -> R | None:
@@ -192,7 +196,7 @@ class Room(Generic[R]):
         spared = {id(request) for request in asking} | {id(self._oldest())}
         present = self._memory.present()
         holders = [
-            (one.model not in present, one.due_s(), one.request_id, one)
+            (one.model not in present, _due_s(one), one.request_id, one)
             for one in self._live.values()
             if one.holds_kv and id(one) not in spared
         ]
@@ -204,6 +208,14 @@ class Room(Generic[R]):
 
 
 def rank_s(request: Claimant, now_s: float) -> float:
-    """When a request is due; a lost one comes after all others, the older first. In this order KV keeps host memory."""
+    """When a request is due; a lost one comes after all others, the older first, and after those whoever yields.
+
+    In this order KV keeps host memory.
+    """
     due_s = request.due_s()
-    return due_s if due_s >= now_s - GRACE * request.ttft_s else LOST_S + request.age_key[0]
+    rank_s = due_s if due_s >= now_s - GRACE * request.ttft_s else LOST_S + request.age_key[0]
+    return rank_s + YIELDS_S if request.yields else rank_s
+
+
+def _due_s(request: Claimant) -> float:
+    return request.due_s() + YIELDS_S if request.yields else request.due_s()

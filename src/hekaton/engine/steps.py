@@ -10,6 +10,7 @@ from hekaton.engine.live import LiveRequest
 from hekaton.engine.messages import Event, Started, Step, StepOutput
 from hekaton.engine.turnlog import OpenTurn, TurnLog
 from hekaton.errors import EngineFailed
+from hekaton.policy.fairness import charges
 from hekaton.policy.types import Role
 
 
@@ -25,12 +26,19 @@ class Steps:
     """Makes steps and books them. On a prefill worker a request leaves with its next token."""
 
     def __init__(
-        self, stepper: Stepper, desk: Desk, log: TurnLog, emit: Callable[[Event], None], role: Role = Role.ANY
+        self,
+        stepper: Stepper,
+        desk: Desk,
+        log: TurnLog,
+        emit: Callable[[Event], None],
+        clock: Callable[[], float],
+        role: Role = Role.ANY,
     ) -> None:
         self._stepper = stepper
         self._desk = desk
         self._log = log
         self._emit = emit
+        self._clock = clock
         self._hands_over = role is Role.PREFILL
 
     def step(self, turn: OpenTurn, now_s: float) -> Outcome:
@@ -40,11 +48,16 @@ class Steps:
         shares = self._stepper.compose(runnable, now_s)
         if not shares:
             return Outcome.COMING if any(one.fetching for one in runnable) else Outcome.NOTHING
+        exposed_s = 0.0
         if turn.first_step_s is None:
+            exposed_s = now_s - turn.chosen_s
             turn.first_step_s = now_s
             turn.until_s = now_s + turn.budget_s
         self._start(share.request for share in shares)
-        self._apply(turn, shares, self._stepper.run(turn.model, shares))
+        results = self._stepper.run(turn.model, shares)
+        fed = [(share.request.tenant, len(share.item.token_ids)) for share in shares]
+        self._log.charge(charges(exposed_s, self._clock() - now_s, fed))
+        self._apply(turn, shares, results)
         return Outcome.STEPPED
 
     def _start(self, requests: Iterable[LiveRequest]) -> None:

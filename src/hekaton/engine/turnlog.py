@@ -1,5 +1,6 @@
-"""The books of turns: what ran when, and what the switches cost."""
+"""The books of turns: what ran when, what the switches cost, and whom."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hekaton.facts import TurnRecord, Weights
@@ -36,6 +37,18 @@ class TurnLog:
     """Of prompts, or of what is computed again."""
     last_model: str = ""
     _copied: dict[str, int] = field(default_factory=dict)
+    _used_s: dict[str, float] = field(default_factory=dict)
+
+    def charge(self, seconds: Mapping[str, float]) -> None:
+        """To tenants. What nobody answers for is not kept."""
+        for tenant, used_s in seconds.items():
+            if tenant:
+                self._used_s[tenant] = self._used_s.get(tenant, 0.0) + used_s
+
+    def take_used_s(self) -> dict[str, float]:
+        """What was charged since this was asked last."""
+        used_s, self._used_s = self._used_s, {}
+        return used_s
 
     def loaded(self, model: str, copied_bytes: int) -> None:
         self._copied[model] = self._copied.get(model, 0) + copied_bytes

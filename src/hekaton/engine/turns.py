@@ -27,6 +27,7 @@ from hekaton.engine.messages import (
     Stop,
     Submit,
     TurnEnded,
+    Yielding,
 )
 from hekaton.engine.rehearsal import Rehearsal
 from hekaton.engine.reporter import Reporter
@@ -69,7 +70,7 @@ class TurnLoop:
         self._rehearsal = Rehearsal(engine, self._images, self._desk.specs, clock)
         self._log = TurnLog(worker_id, clock())
         stepper = Stepper(engine, self._room, max_batch, prefill_chunk_tokens, mark)
-        self._steps = Steps(stepper, self._desk, self._log, emit, role)
+        self._steps = Steps(stepper, self._desk, self._log, emit, clock, role)
         self._views = Views(engine, self._desk, self._images, role)
         self._turn: OpenTurn | None = None
         self._reporter = Reporter(engine, emit)
@@ -82,7 +83,7 @@ class TurnLoop:
 
     def handle(self, command: Command) -> None:
         """Applies a command. Call it between steps."""
-        self._undecided = True
+        self._undecided |= not isinstance(command, Yielding) or self._desk.set_yielding(frozenset(command.tenants))
         match command:
             case AddModel():
                 self._add_model(command)

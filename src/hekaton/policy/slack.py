@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hekaton.policy.types import Turn, WorkerView
-from hekaton.policy.urgency import Rated, most_urgent_first, rate_all
+from hekaton.policy.urgency import Rated, most_urgent_first, rate_all, slack_if_gone_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class SlackTurns:
       it even after they had been evicted.
     - If the two do not fit beside each other, the next most urgent that fits is loaded; if there is none, the running
       one gives way once it has run for as long as the load takes.
+    - Models whose requests yield (`hekaton.policy.fairness`) have more slack than all others, and their loads give way.
     - A request that is late for certain does not hurry its model any more (`hekaton.policy.urgency`).
     """
 
@@ -102,21 +103,23 @@ class SlackTurns:
 
 
 def _next_load(view: WorkerView, rated: Sequence[Rated]) -> Rated | None:
-    """The model to load next: none while a load is under way that somebody waits for."""
-    if any(one.model in view.loading for one in rated):
+    """The model to load next: none while a load is under way that somebody waits for, unless it gives way."""
+    load = next((one for one in rated if one.model not in view.resident), None)
+    if load is None:
         return None
-    return next((one for one in rated if one.model not in view.resident), None)
+    under_way = {one.model for one in rated if one.model in view.loading}
+    return load if under_way <= {one.model for one in _broken_off(view, load, rated)} else None
+
+
+def _broken_off(view: WorkerView, load: Rated, rated: Sequence[Rated]) -> list[Rated]:
+    """Whose loads give the bus to `load`: those of models that yield, to one that does not."""
+    coming = view.loading - view.resident
+    return [one for one in rated if one.model in coming and one.demand.yields and not load.demand.yields]
 
 
 def _more_urgent(view: WorkerView, load: Rated, other: Rated) -> bool:
     """Would `load` be more urgent than `other` even if `other` had to be brought back?"""
-    return load.slack_s < _slack_if_gone_s(view, other)
-
-
-def _slack_if_gone_s(view: WorkerView, one: Rated) -> float:
-    """What would be left of a model's slack if its weights and KV had to be brought back."""
-    weights, kv = one.costs.weight_bytes, view.kv_bytes.get(one.model, 0)
-    return one.slack_s - one.costs.load_s * (weights + kv) / weights
+    return load.slack_s < slack_if_gone_s(view, other)
 
 
 def _room_for(
@@ -126,12 +129,13 @@ def _room_for(
     keep: frozenset[str] = frozenset(),
     reserve_bytes: int = 0,
 ) -> _Room:
-    """Idle models leave first, then KV of models that are not there, then models with their KV.
+    """Loads that give way end first; idle models leave next, then KV of models that are not there, then models with KV.
 
     Of the last, first whoever would have most slack left: what is small to bring back goes before what is large.
     """
-    missing = load.bytes_needed() + reserve_bytes - view.free_bytes
-    evict: list[str] = []
+    broken_off = _broken_off(view, load, rated)
+    evict = [one.model for one in broken_off]
+    missing = load.bytes_needed() + reserve_bytes - view.free_bytes - sum(one.costs.weight_bytes for one in broken_off)
     release: list[str] = []
     waited_for = [one.model for one in reversed(rated) if one.model != load.model]
     present = view.resident | view.loading
@@ -141,7 +145,7 @@ def _room_for(
             missing -= view.costs[model].weight_bytes
     absent = [model for model in waited_for if model not in present and view.kv_bytes.get(model)]
     there = [one for one in rated if one.model in view.resident and one.model not in keep and one is not load]
-    there.sort(key=lambda one: (_slack_if_gone_s(view, one), one.model), reverse=True)
+    there.sort(key=lambda one: (slack_if_gone_s(view, one), one.model), reverse=True)
     for model in [*absent, *(one.model for one in there)]:
         if missing > 0 and model in view.resident:
             evict.append(model)

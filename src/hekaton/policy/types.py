@@ -87,6 +87,8 @@ class RequestView:
     """Tokens whose KV there is."""
     output_tokens: int | None = None
     """How many it will produce in all: an oracle's knowledge, in the simulator only."""
+    yields: bool = False
+    """Its tenant has had more than his share (`hekaton.policy.fairness`): others go before it."""
 
     def due_s(self) -> float:
         """When the next token is due."""
@@ -99,9 +101,11 @@ class Demand:
 
     model: str
     requests: tuple[RequestView, ...]
-    """The most urgent first."""
+    """The most urgent first; those that yield after all others."""
+    urgent: tuple[RequestView, ...]
+    """Those that do not yield, or all of them if all do: how urgent the model is, they say."""
     latest_start_s: float
-    """If the model runs from then on, every next token is in time, the prompts being computed one by one."""
+    """If the model runs from then on, every next token of these is in time, the prompts being computed one by one."""
     prefill_tokens: int
     decoding: int
     context_tokens: int
@@ -111,17 +115,24 @@ class Demand:
     @classmethod
     def of(cls, model: str, requests: Iterable[RequestView], costs: ModelCosts) -> "Demand":
         """Of at least one request."""
-        ordered = tuple(sorted(requests, key=lambda one: (one.due_s(), one.arrival_s, one.request_id)))
+        ordered = tuple(sorted(requests, key=lambda one: (one.yields, one.due_s(), one.arrival_s, one.request_id)))
+        urgent = tuple(one for one in ordered if not one.yields) or ordered
         decoding = [one for one in ordered if not one.pending_tokens]
         context_tokens = sum(one.context_tokens for one in decoding)
         step_s = costs.step_s(len(decoding), context_tokens)
-        latest_s, prefills_s = (decoding[0].due_s() - step_s if decoding else float("inf")), 0.0
-        for one in ordered:
+        first_s = min((one.due_s() for one in urgent if not one.pending_tokens), default=float("inf"))
+        latest_s, prefills_s = first_s - step_s, 0.0
+        for one in urgent:
             if one.pending_tokens:
                 prefills_s += costs.prefill_s(one.pending_tokens)
                 latest_s = min(latest_s, one.due_s() - prefills_s)
         prefill_tokens = sum(one.pending_tokens for one in ordered)
-        return cls(model, ordered, latest_s, prefill_tokens, len(decoding), context_tokens, step_s)
+        return cls(model, ordered, urgent, latest_s, prefill_tokens, len(decoding), context_tokens, step_s)
+
+    @property
+    def yields(self) -> bool:
+        """All its requests do."""
+        return self.urgent[0].yields
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ class Outcome:
     qos: float
     ttft_s: float | None
     finished: bool
+    tenant: str = ""
 
 
 def finished(request: SimRequest) -> Outcome:
@@ -32,11 +33,13 @@ def finished(request: SimRequest) -> Outcome:
         qos=qos(times_s - request.arrival_s, request.ttft_s, request.tbt_s),
         ttft_s=float(times_s[0]) - request.arrival_s,
         finished=True,
+        tenant=request.tenant,
     )
 
 
 def refused(request: SimRequest) -> Outcome:
-    return Outcome(request.model, request.arrival_s, request.output_tokens, 0, qos=0.0, ttft_s=None, finished=False)
+    tokens = request.output_tokens
+    return Outcome(request.model, request.arrival_s, tokens, 0, 0.0, ttft_s=None, finished=False, tenant=request.tenant)
 
 
 def qos(times_s: NDArray[np.float64], ttft_s: float, tbt_s: float) -> float:

@@ -64,6 +64,9 @@ class SimRequest:
     output_tokens: int
     ttft_s: float
     tbt_s: float
+    tenant: str = ""
+    yields: bool = False
+    """Its tenant has had more than his share."""
     produced: int = 0
     computed: int = 0
     """Tokens whose KV is on the device."""
@@ -141,5 +144,10 @@ class SimRequest:
                 produced_tokens=self.produced,
                 context_tokens=self.computed + self.host_tokens,
                 output_tokens=self.output_tokens,
+                yields=self.yields,
             )
         return self._view
+
+    def stand(self, *, yields: bool) -> None:
+        """Whether others go before it from now on."""
+        self.yields, self._view = yields, None

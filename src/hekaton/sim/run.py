@@ -10,6 +10,7 @@ from functools import partial
 from hekaton.engine.emulated import BLOCK_TOKENS
 from hekaton.errors import InvalidArgument
 from hekaton.policy.admission import Admission, outlooks
+from hekaton.policy.fairness import Usage, over_share
 from hekaton.policy.registry import policy
 from hekaton.policy.types import ModelCosts, PlacementRequest, Role
 from hekaton.sim.agenda import Agenda
@@ -24,7 +25,7 @@ from hekaton.sim.workload import Arrival
 
 STEPS_UNBOUNDED = 1 << 20
 REBALANCE_S = 1.0
-"""As in the live scheduler."""
+"""As in the live scheduler, which then also says who has had more than his share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Settings:
     admission: Admission = Admission.QUEUE
     slow: Mapping[str, float] = field(default_factory=dict)
     """Models that take so many times the time that is profiled, and that policies are told."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Of tenants; 1 of those that are not named."""
     max_steps: int = STEPS_UNBOUNDED
     """In one event; 1 is for tests of the closed form."""
 
@@ -109,10 +112,12 @@ class Simulation:
                 believed=believed,
                 switch_overhead_s=settings.switch_overhead_s,
                 max_steps=settings.max_steps,
+                charge=self._charge,
             )
             for index, (name, role) in enumerate(zip(_worker_names(len(roles)), roles, strict=True))
         }
         self._believed = believed
+        self._usage = Usage()
         self._placement = chosen.placement(believed.__getitem__)
         self._patience_s = chosen.patience_s
         self._waiting: deque[tuple[SimRequest, Worker]] = deque()
@@ -131,6 +136,7 @@ class Simulation:
                 output_tokens=arrival.output_tokens,
                 ttft_s=self._settings.ttft_s,
                 tbt_s=self._settings.tbt_s,
+                tenant=arrival.tenant,
             )
             phase = Role.PREFILL if self._has_roles else Role.ANY
             self.agenda.at(arrival.arrival_s, partial(self._arrived, request, phase))
@@ -171,7 +177,17 @@ class Simulation:
             self._moves += bool(requests)
             for request in requests:
                 self.workers[move.to_worker_id].submit(request)
+        self._compare_shares()
         self.agenda.at(self.agenda.now_s + REBALANCE_S, self._rebalance)
+
+    def _charge(self, tenant: str, seconds: float) -> None:
+        if tenant:
+            self._usage.charge(tenant, seconds, self.agenda.now_s)
+
+    def _compare_shares(self) -> None:
+        over = over_share(self._usage.rates(self.agenda.now_s), self._settings.weights, len(self.workers))
+        for worker in self.workers.values():
+            worker.set_yielding(over)
 
     def _arrived(self, request: SimRequest, phase: Role) -> None:
         """Whoever has waited for too long is refused when another request comes, as in the artifact."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hekaton.engine.room import Room
+from hekaton.policy.fairness import charges
 from hekaton.policy.types import ModelCosts, PoolWorker, Role, Turn, TurnPolicy, WorkerView
 from hekaton.sim.agenda import Agenda
 from hekaton.sim.desk import Desk
@@ -36,6 +37,8 @@ class _OpenTurn:
     budget_s: float = 0.0
     until_s: float = 0.0
     first_step_s: float | None = None
+    uncharged_s: float = 0.0
+    """Waiting for its weights, until its first step is charged."""
 
 
 class Worker:
@@ -43,7 +46,7 @@ class Worker:
 
     `ended` is called with every request that leaves: at its end, or, of a prefill worker, with its first token made and
     its KV on the way to the host. `believed` are the costs that policies are told. `max_steps` bounds a stretch; 1
-    makes every step an event.
+    makes every step an event. `charge` is told what steps cost which tenant.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Worker:
         believed: Mapping[str, ModelCosts] | None = None,
         switch_overhead_s: float = 0.0,
         max_steps: int = 1 << 20,
+        charge: Callable[[str, float], None] = lambda tenant, seconds: None,
     ) -> None:
         self.worker_id = worker_id
         self.device = device
@@ -70,6 +74,8 @@ class Worker:
         self._agenda = agenda
         self._ended_request = ended
         self._role = role
+        self._charge = charge
+        self._yielding: frozenset[str] = frozenset()
         self._switch_overhead_s = switch_overhead_s
         self._desk = Desk(counts_prefills=role is Role.PREFILL)
         self._room: Room[SimRequest] = Room(device, self._desk.live, self._desk.demands)
@@ -102,8 +108,19 @@ class Worker:
         return view
 
     def submit(self, request: SimRequest) -> None:
+        request.stand(yields=request.tenant in self._yielding)
         self._desk.add(request)
         self._wake()
+
+    def set_yielding(self, tenants: frozenset[str]) -> None:
+        """These tenants have had more than their shares: the requests of others go before theirs."""
+        self._yielding = tenants
+        changed = [one for one in self._desk.live.values() if one.yields != (one.tenant in tenants)]
+        for request in changed:
+            request.stand(yields=not request.yields)
+            self._desk.demands.touch(request.model)
+        if 0 < len(changed) < len(self._desk.live):
+            self._wake()
 
     def withdraw(self, request: SimRequest) -> bool:
         """Takes back a request whose prefill has not begun. False if it has."""
@@ -249,6 +266,7 @@ class Worker:
         if turn.first_step_s is not None:
             return
         turn.first_step_s = now_s
+        turn.uncharged_s = now_s - turn.opened_s
         turn.until_s = now_s + turn.budget_s
         if turn.model != self._last_model:
             self._last_model = turn.model
@@ -265,11 +283,20 @@ class Worker:
             return
         self._run = None
         self.tally.busy_s += run.stretch.end_s - run.stretch.start_s
+        self._charge_for(run)
         for request in run.requests:
             self._desk.book(request, run.stretch)
             self._leave_if_done(request)
         self._undecided |= self._ended
         self._advance()
+
+    def _charge_for(self, run: Run) -> None:
+        exposed_s = 0.0
+        if self._turn:
+            exposed_s, self._turn.uncharged_s = self._turn.uncharged_s, 0.0
+        fed = [(one.tenant, one.pending or run.stretch.steps) for one in run.requests]
+        for tenant, seconds in charges(exposed_s, run.stretch.end_s - run.stretch.start_s, fed).items():
+            self._charge(tenant, seconds)
 
     def _leave_if_done(self, request: SimRequest) -> None:
         """At its end, or, on a prefill worker, with its first token."""

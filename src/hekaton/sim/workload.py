@@ -23,6 +23,7 @@ class Arrival:
     model: str
     input_tokens: int
     output_tokens: int
+    tenant: str = ""
 
 
 def generate(

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -46,6 +47,15 @@ class Tenants:
         with translated():
             stored = await self._redis.hget(self._keys.tenants, name)
         return msgspec.json.decode(stored, type=Tenant) if stored is not None else None
+
+    async def weights(self, names: Sequence[str]) -> dict[str, float]:
+        """Of those that are known."""
+        if not names:
+            return {}
+        with translated():
+            stored = await self._redis.hmget(self._keys.tenants, list(names))
+        found = [msgspec.json.decode(one, type=Tenant) for one in stored if one is not None]
+        return {tenant.name: tenant.weight for tenant in found}
 
     async def create_key(self, tenant: str) -> str:
         """A new key of a tenant: shown once, never stored."""

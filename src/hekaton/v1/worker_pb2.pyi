@@ -27,24 +27,28 @@ class ControlRequest(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     ASSIGN_FIELD_NUMBER: _builtins.int
     REVOKE_FIELD_NUMBER: _builtins.int
+    YIELDING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___ControlHello: ...
     @_builtins.property
     def assign(self) -> Global___Assign: ...
     @_builtins.property
     def revoke(self) -> Global___Revoke: ...
+    @_builtins.property
+    def yielding(self) -> Global___Yielding: ...
     def __init__(
         self,
         *,
         hello: Global___ControlHello | None = ...,
         assign: Global___Assign | None = ...,
         revoke: Global___Revoke | None = ...,
+        yielding: Global___Yielding | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "command", b"command", "hello", b"hello", "revoke", b"revoke"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "command", b"command", "hello", b"hello", "revoke", b"revoke", "yielding", b"yielding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "command", b"command", "hello", b"hello", "revoke", b"revoke"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "command", b"command", "hello", b"hello", "revoke", b"revoke", "yielding", b"yielding"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["hello", "assign", "revoke"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["hello", "assign", "revoke", "yielding"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -134,6 +138,30 @@ class Revoke(_message.Message):
 Global___Revoke: _TypeAlias = Revoke  # noqa: Y015
 
 @_typing.final
+class Yielding(_message.Message):
+    """Yielding says which tenants, and no others, have had more than their shares
+    of the pool: the requests of others go before theirs.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        tenants: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenants", b"tenants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Yielding: _TypeAlias = Yielding  # noqa: Y015
+
+@_typing.final
 class Parcel(_message.Message):
     """Parcel is the KV of a request on its way to its next worker."""
 
@@ -195,9 +223,30 @@ class WorkerReport(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class UsedSecondsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STATUS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     GIVEN_BACK_FIELD_NUMBER: _builtins.int
+    USED_SECONDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def status(self) -> _pool_pb2.WorkerStatus: ...
     @_builtins.property
@@ -208,16 +257,21 @@ class WorkerReport(_message.Message):
     def given_back(self) -> _containers.RepeatedCompositeFieldContainer[Global___Released]:
         """What it gave back while it had no stream, in the first report: not lost."""
 
+    @_builtins.property
+    def used_seconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Seconds of this worker's accelerator by tenant, since the last report."""
+
     def __init__(
         self,
         *,
         status: _pool_pb2.WorkerStatus | None = ...,
         held: _abc.Iterable[Global___HeldRequest] | None = ...,
         given_back: _abc.Iterable[Global___Released] | None = ...,
+        used_seconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["given_back", b"given_back", "held", b"held", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["given_back", b"given_back", "held", b"held", "status", b"status", "used_seconds", b"used_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

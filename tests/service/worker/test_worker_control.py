@@ -1,5 +1,7 @@
 """A worker's leader: its terms, the report to a new one, and the drain."""
 
+from dataclasses import replace
+
 import grpc
 import grpc.aio
 import pytest
@@ -38,6 +40,18 @@ async def test_a_report_says_what_is_held_and_what_is_resident(driven: Driven, r
     assert [(held.request_id, held.epoch, held.model) for held in report.held] == [("r1", 1, "m1")]
     assert report.status.device == "emulated:h800"
     await router.cancel("r1")
+
+
+async def test_tenants_are_charged_for_the_steps_of_their_requests(driven: Driven, redis: Redis) -> None:
+    _, scheduler, router = driven
+    for name, tenant in (("r1", "ann"), ("r2", "bob"), ("r3", "")):
+        await accept(redis, replace(new_record(name, max_tokens=LONG), tenant=tenant))
+        await scheduler.assign(*await place(redis, "w1"))
+    used_s = await scheduler.used_s({"ann", "bob"})
+    assert set(used_s) == {"ann", "bob"}
+    assert min(used_s.values()) > 0
+    for name in ("r1", "r2", "r3"):
+        await router.cancel(name)
 
 
 async def test_a_drained_worker_ends_what_it_can_and_gives_back_the_rest(driven: Driven, redis: Redis) -> None:

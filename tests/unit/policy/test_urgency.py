@@ -1,9 +1,11 @@
 """How urgent a model is, and who counts for it."""
 
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
 
+from fakes.views import worker_view
 from hekaton.policy.types import Demand, ModelCosts, RequestView, WorkerView
 from hekaton.policy.urgency import GRACE, RETURN, most_urgent_first, rate_all
 
@@ -61,3 +63,42 @@ def test_lost_requests_come_last_in_their_batch() -> None:
     patient = RequestView("patient", "a", NOW_S - 103.0, 100.0, 0.1, 0, 0, 10)
     requests = (request("lost", -4.0), patient, request("s", 1.0))
     assert most_urgent_first(requests, NOW_S) == ("patient", "s", "lost"), "3 s are little where the TTFT is 100 s"
+
+
+def yielding(one: RequestView) -> RequestView:
+    return replace(one, yields=True)
+
+
+def ranked(view: WorkerView) -> list[str]:
+    return [one.model for one in rate_all(view, NOW_S)]
+
+
+def test_a_request_that_yields_does_not_hurry_a_model_that_others_ask_for() -> None:
+    mine, theirs = request("mine", 5.0), yielding(request("theirs", 0.1, pending=100))
+    assert slack_s(mine, theirs) == pytest.approx(slack_s(mine))
+
+
+def test_a_new_request_goes_before_all_models_whose_requests_yield_however_late_these_are() -> None:
+    new = request("new", TTFT_S, "c", pending=10)
+    late = [yielding(request("late", -0.5, "a")), yielding(request("later", -500.0, "b"))]
+    assert ranked(worker_view([*late, new], COSTS, 100, resident="ab")) == ["c", "b", "a"], "even if c must be loaded"
+    assert ranked(worker_view(late, COSTS, 100, resident="ab")) == ["b", "a"], "and among each other nothing changes"
+
+
+def test_tokens_that_their_reader_does_not_wait_for_go_before_nobody() -> None:
+    far_ahead = request("ahead", 2 * TTFT_S, "a")
+    waits = yielding(request("waits", 1.0, "b"))
+    assert ranked(worker_view([far_ahead, waits], COSTS, 100, resident="ab")) == ["b", "a"]
+
+
+def test_where_all_yield_it_is_as_if_none_did() -> None:
+    requests = [request("r", 5.0, "a"), request("s", 3.0, "b", pending=10), request("t", -50.0, "c")]
+    one, other = (worker_view(each, COSTS, 100, resident="abc") for each in (requests, map(yielding, requests)))
+    rated, all_yield = rate_all(one, NOW_S), rate_all(other, NOW_S)
+    assert [(each.model, each.slack_s) for each in rated] == [(each.model, each.slack_s) for each in all_yield]
+
+
+def test_in_a_batch_those_that_yield_come_last_even_after_lost_ones() -> None:
+    requests = [request("lost", -5.0), request("in time", 5.0), yielding(request("yields", 1.0))]
+    ordered = Demand.of("a", requests, COSTS).requests
+    assert most_urgent_first(ordered, NOW_S) == ("in time", "lost", "yields")
