@@ -32,13 +32,12 @@ class Shares:
     async def turn(self) -> float:
         """Compares the shares once; how long to wait for the next time, in seconds."""
         rates = self._usage.rates(asyncio.get_running_loop().time())
-        if len(rates) > 1:
-            try:
-                self._weights = await self._tenants.weights(sorted(rates))
-            except StoreUnavailable as error:
-                log.warning("tenants keep the weights that they had", why=error.message)
-        # Alone, nobody has more than his share.
-        over = over_share(rates, self._weights, self._workers()) if len(rates) > 1 else frozenset()
+        try:
+            self._weights = await self._tenants.weights(sorted(rates))
+        except StoreUnavailable as error:
+            log.warning("tenants keep the weights that they had", why=error.message)
+        # One who is alone may be named, without effect: whoever comes next goes before him from his first request on.
+        over = over_share(rates, self._weights, self._workers())
         if over != self.yielding:
             self.yielding = over
             self._tell(over)
