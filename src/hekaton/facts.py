@@ -45,6 +45,19 @@ class Slo:
     tbt_s: float
 
 
+class SloClass(StrEnum):
+    """How urgent a request is, where nobody wants to name seconds."""
+
+    INTERACTIVE = "interactive"
+    STANDARD = "standard"
+    BATCH = "batch"
+
+    def of(self, slo: Slo) -> Slo:
+        """What it makes of a model's objective."""
+        ttft, tbt = {"interactive": (0.5, 1.0), "standard": (1.0, 1.0), "batch": (30.0, 5.0)}[self.value]
+        return Slo(slo.ttft_s * ttft, slo.tbt_s * tbt)
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How the next token is chosen; every field decided (the router fills what the client left open)."""

@@ -53,7 +53,13 @@ def check_prompt(token_ids: list[int], spec: ModelSpec) -> None:
 
 
 def decide_slo(message: common_pb2.Slo, default: Slo) -> Slo:
-    """The request's objective, the model's where it says nothing."""
+    """The request's objective, where it says nothing the model's, as its class has it."""
+    if message.slo_class:
+        if message.slo_class not in convert.SLO_CLASS_FROM_PB:
+            raise InvalidArgument(f"slo.slo_class: there is no class {message.slo_class}")
+        if message.HasField("ttft") and message.HasField("tbt"):
+            raise InvalidArgument("slo.slo_class changes nothing where ttft and tbt are both set: leave it out")
+        default = convert.SLO_CLASS_FROM_PB[message.slo_class].of(default)
     slo = convert.slo_from_pb(message, default)
     for name, value in (("ttft", slo.ttft_s), ("tbt", slo.tbt_s)):
         if not 0 < value <= MAX_SLO_S:

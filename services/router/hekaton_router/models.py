@@ -50,7 +50,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
 
     async def RegisterModel(self, request: pb.RegisterModelRequest, context: Context) -> pb.RegisterModelResponse:
         _check(request)
-        slo = decide_slo(request.slo, self._default_slo)
+        slo = _own_slo(request.slo, self._default_slo)
         created = int(time.time())
         entry = CatalogEntry(request.name, request.source, request.dtype, slo, ModelState.PREPARING, created=created)
         if target := await self._catalog.alias(entry.name):
@@ -84,7 +84,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         pinned = request.pinned if request.HasField("pinned") else entry.pinned
         if pinned and entry.source.startswith(SOURCE_PREFIX):
             raise InvalidArgument(f"pinned: {entry.name} is emulated and has no weights to keep")
-        changed = replace(entry, slo=decide_slo(request.slo, entry.slo), pinned=pinned)
+        changed = replace(entry, slo=_own_slo(request.slo, entry.slo), pinned=pinned)
         if not await self._catalog.replace(entry, changed):
             raise Unavailable(f"model {entry.name} has changed at the same time: try again")
         return pb.UpdateModelResponse(model=await self._model(changed))
@@ -192,6 +192,13 @@ def _exists(name: str) -> AlreadyExists:
 def check_name(field: str, name: str) -> None:
     if not NAME.fullmatch(name):
         raise InvalidArgument(f"{field} must be 1 to 128 of A-Z a-z 0-9 . _ : / -, the first a letter or digit")
+
+
+def _own_slo(message: common_pb2.Slo, default: Slo) -> Slo:
+    """A model's objective. Raises InvalidArgument."""
+    if message.slo_class:
+        raise InvalidArgument("slo.slo_class is for requests: a model's objective is in seconds")
+    return decide_slo(message, default)
 
 
 def _check(request: pb.RegisterModelRequest) -> None:

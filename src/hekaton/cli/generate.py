@@ -9,6 +9,7 @@ import typer
 
 from hekaton.cli.common import DEFAULT_ADDRESS, Address, console, run, stderr
 from hekaton.client import Client, Finished, Message, Prompt, SamplingOptions, Tokens
+from hekaton.facts import SloClass
 
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Most tokens to generate.")]
 Temperature = Annotated[float | None, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
@@ -24,6 +25,9 @@ FrequencyPenalty = Annotated[
 ]
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")]
 MinTokens = Annotated[int | None, typer.Option("--min-tokens", min=0, help="No end before so many tokens.")]
+Class = Annotated[
+    SloClass | None, typer.Option("--class", help="How urgent it is, where the pool cannot serve everybody at once.")
+]
 JsonSchema = Annotated[
     Path | None,
     typer.Option("--json-schema", exists=True, dir_okay=False, help="The answer is JSON that this schema describes."),
@@ -47,6 +51,7 @@ def generate(
     stop: Stop = None,
     min_tokens: MinTokens = None,
     json_schema: JsonSchema = None,
+    slo_class: Class = None,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Generate text from a prompt. Ctrl-C cancels."""
@@ -65,7 +70,7 @@ def generate(
         json_schema=None if json_schema is None else schema_in(json_schema),
     )
     wanted: Prompt = [Message("user", prompt)] if chat else prompt
-    finished = run(_generate(address, model, wanted, options))
+    finished = run(_generate(address, model, wanted, options, slo_class))
     if finished is not None:
         stats = finished.stats
         stderr.print(
@@ -85,14 +90,18 @@ def schema_in(file: Path) -> dict[str, object]:
     return schema
 
 
-async def _generate(address: str, model: str, prompt: Prompt, options: SamplingOptions) -> Finished | None:
+async def _generate(
+    address: str, model: str, prompt: Prompt, options: SamplingOptions, slo_class: SloClass | None
+) -> Finished | None:
     async with Client(address) as client:
-        return await stream(client, model, prompt, options)
+        return await stream(client, model, prompt, options, slo_class)
 
 
-async def stream(client: Client, model: str, prompt: Prompt, options: SamplingOptions) -> Finished | None:
+async def stream(
+    client: Client, model: str, prompt: Prompt, options: SamplingOptions, slo_class: SloClass | None = None
+) -> Finished | None:
     """Prints a generation as it comes."""
-    async with aclosing(client.generate(model, prompt, options)) as events:
+    async with aclosing(client.generate(model, prompt, options, slo=slo_class)) as events:
         async for event in events:
             if isinstance(event, Tokens):
                 console.out(event.text, end="")

@@ -24,7 +24,7 @@ from hekaton.client.types import (
 )
 from hekaton.config import API_KEY_VARIABLE, tls_of
 from hekaton.errors import HekatonError, InvalidArgument, Unavailable
-from hekaton.facts import Slo, TurnRecord
+from hekaton.facts import Slo, SloClass, TurnRecord
 from hekaton.rpc import convert as wire
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import from_rpc_error, has_details
@@ -109,7 +109,7 @@ class Client:
         prompt: Prompt,
         options: SamplingOptions | None = None,
         *,
-        slo: Slo | None = None,
+        slo: Slo | SloClass | None = None,
         request_id: str = "",
         timeout_s: float = GENERATE_TIMEOUT_S,
         resume_window_s: float = 0.0,
@@ -123,7 +123,7 @@ class Client:
             model=model,
             request_id=request_id,
             sampling=convert.sampling_to_pb(options or SamplingOptions()),
-            slo=wire.slo_to_pb(slo) if slo else None,
+            slo=convert.slo_to_pb(slo) if slo else None,
         )
         convert.set_prompt(request, prompt)
         if resume_window_s:

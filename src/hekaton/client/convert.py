@@ -15,7 +15,7 @@ from hekaton.client.types import (
     Worker,
 )
 from hekaton.errors import InvalidArgument
-from hekaton.facts import ModelState, Slo
+from hekaton.facts import ModelState, Slo, SloClass
 from hekaton.rpc import convert
 from hekaton.v1 import common_pb2, inference_pb2, models_pb2, pool_pb2
 
@@ -42,6 +42,12 @@ def sampling_to_pb(options: SamplingOptions) -> common_pb2.Sampling:
         n=options.n,
         json_schema=None if options.json_schema is None else json.dumps(options.json_schema),
     )
+
+
+def slo_to_pb(slo: Slo | SloClass) -> common_pb2.Slo:
+    if isinstance(slo, SloClass):
+        return common_pb2.Slo(slo_class=convert.SLO_CLASS_TO_PB[slo])
+    return convert.slo_to_pb(slo)
 
 
 def set_prompt(

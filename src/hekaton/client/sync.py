@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 from hekaton.client.client import GENERATE_TIMEOUT_S, REGISTER_TIMEOUT_S, Client
 from hekaton.client.types import Completion, GenerationEvent, Message, Model, Pool, Prompt, SamplingOptions
 from hekaton.errors import Unavailable
-from hekaton.facts import Slo, TurnRecord
+from hekaton.facts import Slo, SloClass, TurnRecord
 from hekaton.rpc.tls import ClientTls
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class SyncClient:
         prompt: Prompt,
         options: SamplingOptions | None = None,
         *,
-        slo: Slo | None = None,
+        slo: Slo | SloClass | None = None,
         request_id: str = "",
         timeout_s: float = GENERATE_TIMEOUT_S,
         resume_window_s: float = 0.0,

@@ -58,6 +58,14 @@ def slo_to_pb(slo: facts.Slo) -> common_pb2.Slo:
     return common_pb2.Slo(ttft=duration(slo.ttft_s), tbt=duration(slo.tbt_s))
 
 
+SLO_CLASS_TO_PB = {
+    facts.SloClass.INTERACTIVE: common_pb2.SLO_CLASS_INTERACTIVE,
+    facts.SloClass.STANDARD: common_pb2.SLO_CLASS_STANDARD,
+    facts.SloClass.BATCH: common_pb2.SLO_CLASS_BATCH,
+}
+SLO_CLASS_FROM_PB = {number: slo_class for slo_class, number in SLO_CLASS_TO_PB.items()}
+
+
 def slo_from_pb(message: common_pb2.Slo, default: facts.Slo) -> facts.Slo:
     """The objective, its unset halves taken from `default`."""
     return facts.Slo(

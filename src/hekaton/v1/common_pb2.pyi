@@ -20,6 +20,36 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _SloClass:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SloClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SloClass.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SLO_CLASS_UNSPECIFIED: _SloClass.ValueType  # 0
+    """Standard."""
+    SLO_CLASS_INTERACTIVE: _SloClass.ValueType  # 1
+    """Half the time to the first token."""
+    SLO_CLASS_STANDARD: _SloClass.ValueType  # 2
+    """The model's own objective."""
+    SLO_CLASS_BATCH: _SloClass.ValueType  # 3
+    """30 times as long to the first token, 5 times as long from token to token."""
+
+class SloClass(_SloClass, metaclass=_SloClassEnumTypeWrapper):
+    """SloClass says how urgent a request is, where a client does not want to name
+    seconds. Whoever is due later gives way to whoever is due sooner.
+    """
+
+SLO_CLASS_UNSPECIFIED: SloClass.ValueType  # 0
+"""Standard."""
+SLO_CLASS_INTERACTIVE: SloClass.ValueType  # 1
+"""Half the time to the first token."""
+SLO_CLASS_STANDARD: SloClass.ValueType  # 2
+"""The model's own objective."""
+SLO_CLASS_BATCH: SloClass.ValueType  # 3
+"""30 times as long to the first token, 5 times as long from token to token."""
+Global___SloClass: _TypeAlias = SloClass  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -48,6 +78,9 @@ class Slo(_message.Message):
 
     TTFT_FIELD_NUMBER: _builtins.int
     TBT_FIELD_NUMBER: _builtins.int
+    SLO_CLASS_FIELD_NUMBER: _builtins.int
+    slo_class: Global___SloClass.ValueType
+    """Of a request: for what is left unset, so many times the model's objective."""
     @_builtins.property
     def ttft(self) -> _duration_pb2.Duration: ...
     @_builtins.property
@@ -57,10 +90,11 @@ class Slo(_message.Message):
         *,
         ttft: _duration_pb2.Duration | None = ...,
         tbt: _duration_pb2.Duration | None = ...,
+        slo_class: Global___SloClass.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tbt", b"tbt", "ttft", b"ttft"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tbt", b"tbt", "ttft", b"ttft"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["slo_class", b"slo_class", "tbt", b"tbt", "ttft", b"ttft"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,7 +11,7 @@ from fakes.http import ANSWER, HELLO, answer, curl
 from fakes.router import RouterClient, eventually
 from fakes.worker import FakeWorker
 from hekaton.errors import NoWorker, WorkerLost
-from hekaton.facts import RequestState
+from hekaton.facts import RequestState, Slo
 from hekaton.store.requests import Requests
 
 
@@ -151,6 +151,8 @@ BAD: list[tuple[dict[str, object], str]] = [
     ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
     ({"store": True}, "store"),
     ({"extra_body": {"slo": {"ttft_s": -1}}}, "slo.ttft_s"),
+    ({"extra_body": {"slo": {"class": "soon"}}}, "slo.class"),
+    ({"extra_body": {"slo": {"class": "batch", "ttft_s": 1, "tbt_s": 1}}}, "slo"),
     ({"extra_body": {"request_id": "no spaces"}}, "request_id"),
     ({"extra_body": {"anything": 1}}, "anything"),
 ]
@@ -162,6 +164,16 @@ async def test_every_field_that_is_not_honoured_is_refused_by_name(client: Async
         assert isinstance(error, openai.BadRequestError), fields
         assert (error.type, error.param or "") == ("invalid_request_error", param), error.message
         assert param.split("[")[0] in error.message
+
+
+async def test_a_class_says_how_urgent_a_request_is(client: AsyncOpenAI, worker: FakeWorker, redis: Redis) -> None:
+    answering = asyncio.create_task(answer(worker))
+    own = {"request_id": "patient", "slo": {"class": "batch", "tbt_s": 0.25}}
+    await client.completions.create(model="m", prompt="hello", extra_body=own)
+    await answering
+    stored = await Requests(redis).load("patient")
+    assert stored is not None
+    assert stored.summary.record.slo == Slo(300.0, 0.25)
 
 
 async def test_an_emulated_model_follows_no_schema(client: AsyncOpenAI) -> None:

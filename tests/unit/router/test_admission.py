@@ -35,6 +35,30 @@ def test_an_objective_takes_its_missing_half_from_the_model() -> None:
     assert admission.decide_slo(message, Slo(10, 0.1)) == Slo(2.5, 0.1)
 
 
+def test_a_class_is_so_many_times_the_models_objective_where_the_request_names_no_seconds() -> None:
+    own = Slo(10, 0.5)
+    for slo_class, expected in (
+        (common_pb2.SLO_CLASS_INTERACTIVE, Slo(5, 0.5)),
+        (common_pb2.SLO_CLASS_STANDARD, own),
+        (common_pb2.SLO_CLASS_BATCH, Slo(300, 2.5)),
+    ):
+        assert admission.decide_slo(common_pb2.Slo(slo_class=slo_class), own) == expected
+    half = common_pb2.Slo(ttft=convert.duration(2), slo_class=common_pb2.SLO_CLASS_BATCH)
+    assert admission.decide_slo(half, own) == Slo(2, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (common_pb2.Slo(ttft=convert.duration(1), tbt=convert.duration(1), slo_class=3), "changes nothing"),  # type: ignore[arg-type]
+        (common_pb2.Slo(slo_class=9), "no class 9"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_class_without_effect_or_meaning_is_refused(message: common_pb2.Slo, says: str) -> None:
+    with pytest.raises(InvalidArgument, match=rf"slo\.slo_class.*{says}"):
+        admission.decide_slo(message, Slo(10, 0.1))
+
+
 @pytest.mark.parametrize("value_s", [0.0, -1.0, 1e6])
 def test_an_objective_out_of_range_is_refused(value_s: float) -> None:
     with pytest.raises(InvalidArgument, match=r"slo\.tbt"):

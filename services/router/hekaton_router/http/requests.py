@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from hekaton.facts import SloClass
 from hekaton.jsonschema import ANY_OBJECT
 
 MAX_MESSAGES = 2048
@@ -79,6 +80,12 @@ class Slo(Body):
     )
     tbt_s: float | None = Field(
         None, gt=0, le=MAX_SLO_S, description="seconds from token to token; the model's own if unset"
+    )
+    class_: SloClass | None = Field(
+        None,
+        alias="class",
+        strict=False,
+        description="how urgent: what is unset is so many times the model's own",
     )
 
 

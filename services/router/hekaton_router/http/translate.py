@@ -78,10 +78,13 @@ def _sampling(body: Completion) -> common_pb2.Sampling:
 
 
 def _slo(slo: Slo) -> common_pb2.Slo:
-    return common_pb2.Slo(
+    message = common_pb2.Slo(
         ttft=None if slo.ttft_s is None else convert.duration(slo.ttft_s),
         tbt=None if slo.tbt_s is None else convert.duration(slo.tbt_s),
     )
+    if slo.class_ is not None:
+        message.slo_class = convert.SLO_CLASS_TO_PB[slo.class_]
+    return message
 
 
 def _message(message: Message) -> pb.ChatMessage:
