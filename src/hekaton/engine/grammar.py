@@ -3,7 +3,6 @@
 So a request gives the same tokens after any interruption: whoever takes it on feeds the tokens that it has produced.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,8 +15,6 @@ from hekaton.errors import EngineFailed
 from hekaton.jsonschema import grammar_of
 
 WORD_BITS = 32
-CONSTRAINTS = 512
-"""Kept between steps; one that is gone is made anew, and told all tokens again."""
 
 
 class Vocabulary:
@@ -73,21 +70,22 @@ class Constraints:
         self._vocabulary_of = vocabulary_of
         self._vocabularies: dict[str, Vocabulary] = {}
         """By model."""
-        self._kept: OrderedDict[tuple[str, str], Constraint] = OrderedDict()
-        """By request and schema, those used last at the end."""
+        self._kept: dict[str, Constraint] = {}
+        """By request."""
 
     def forbidden(self, model: str, items: Sequence[StepItem]) -> dict[int, Tensor]:
         """By row, of those that have a schema: True at each token that may not come next."""
         found = {}
         for row, item in enumerate(items):
             if item.sampling is not None and item.sampling.json_schema:
-                key = (item.request_id, item.sampling.json_schema)
-                constraint = self._kept.pop(key, None) or self._new(model, *key)
-                found[row] = constraint.forbidden(item.produced)
-                self._kept[key] = constraint
-                if len(self._kept) > CONSTRAINTS:
-                    self._kept.popitem(last=False)
+                if item.request_id not in self._kept:
+                    self._kept[item.request_id] = self._new(model, item.request_id, item.sampling.json_schema)
+                found[row] = self._kept[item.request_id].forbidden(item.produced)
         return found
+
+    def drop(self, request_id: str) -> None:
+        """It has ended, or will be told all of its tokens again."""
+        self._kept.pop(request_id, None)
 
     def forget(self, model: str) -> None:
         """A model is gone, or another one of its name."""

@@ -201,6 +201,7 @@ class TransformersEngine:
         return fresh is not None
 
     def drop_kv(self, request_id: str) -> None:
+        self._constraints.drop(request_id)
         self._swaps.drop(request_id)
         self._kv.drop(request_id)
 

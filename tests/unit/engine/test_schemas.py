@@ -56,6 +56,8 @@ def test_outputs_follow_their_schemas(driver: Driver, start: int) -> None:
     driver.finish(["llama"])
     for request_id, schema in schemas.items():
         check(driver, request_id, schema)
+        driver.engine.drop_kv(request_id)
+    assert not driver.engine._constraints._kept
 
 
 def test_an_interruption_changes_no_token(driver: Driver, models: dict[str, TinyModel]) -> None:
