@@ -34,8 +34,6 @@ from hekaton.sim.workload import Arrival
 LENGTHS = Path(__file__).parent / "data" / "sharegpt_lengths_sample.csv"
 CONTEXT_TOKENS = 4096
 """Of emulated models."""
-PER_SECOND = frozenset({"load_weight"})
-"""Options of policies that are a weight for every second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ def stretched(name: str, options: Mapping[str, float], scale: float) -> dict[str
 
 
 def _factor(option: str, scale: float) -> float:
-    return scale if option.endswith("_s") else 1 / scale if option in PER_SECOND else 1.0
+    return scale if option.endswith("_s") else 1.0
 
 
 async def compare(

@@ -49,7 +49,7 @@ def main(
     parts: Annotated[list[Part], typer.Argument(help="What to measure; `scale` takes minutes.")],
     sustained: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODELSxRATE", help="What slack sustains; may be repeated.  [default: 164x0.1, 112x0.5]"),
+        typer.Option(metavar="MODELSxRATE", help="What slack sustains; may be repeated.  [default: 178x0.1, 117x0.5]"),
     ] = None,
     duration: Annotated[float, typer.Option(help="Seconds of arrivals, of what is not a file.")] = 600.0,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each point, with seeds 0, 1 and so on.")] = 3,
@@ -58,7 +58,7 @@ def main(
 ) -> None:
     found: dict[str, list[Check]] = {}
     with refusals(), processes(jobs) as executor:
-        known = tuple(parse(text) for text in sustained or ("164x0.1", "112x0.5"))
+        known = tuple(parse(text) for text in sustained or ("178x0.1", "117x0.5"))
         bench = Bench(executor, known, duration, tuple(range(seeds)))
         for part in parts:
             found[part] = list(PARTS[part](bench))

@@ -38,12 +38,12 @@ class Load:
 
 
 def parse(text: str) -> Load:
-    """`164x0.1`. Raises InvalidArgument."""
+    """`178x0.1`. Raises InvalidArgument."""
     models, _, rate = text.partition("x")
     try:
         return Load(int(models), float(rate))
     except ValueError:
-        raise InvalidArgument(f"{text!r} is not MODELSxRATE, as in 164x0.1") from None
+        raise InvalidArgument(f"{text!r} is not MODELSxRATE, as in 178x0.1") from None
 
 
 @dataclass(frozen=True, slots=True)
