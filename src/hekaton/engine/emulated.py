@@ -15,8 +15,9 @@ from hekaton.facts import Image, ModelSpec, Parcel, Sampling
 from hekaton.policy.types import ModelCosts
 
 BLOCK_TOKENS = 16
-MAX_CATCH_UP_S = 0.01
-"""A step that follows another within this time counts from the other's deadline, so that lateness does not add up."""
+MAX_CATCH_UP_S = 0.02
+"""A step that follows another within this time of the profile counts from the other's deadline: lateness does not add
+up."""
 _MASK = (1 << 64) - 1
 
 
@@ -287,7 +288,7 @@ class EmulatedEngine:
     def _spend(self, duration_s: float) -> None:
         now = self._clock()
         late_s = now - self._step_deadline_s
-        start = self._step_deadline_s if late_s <= MAX_CATCH_UP_S else now
+        start = self._step_deadline_s if late_s <= MAX_CATCH_UP_S * self._time_scale else now
         self._step_deadline_s = start + duration_s
         if self._step_deadline_s > now:
             self._sleep(self._step_deadline_s - now)
