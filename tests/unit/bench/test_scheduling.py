@@ -37,7 +37,7 @@ def test_a_figure_holds_up_to_its_bounds_and_says_by_how_much_it_misses() -> Non
 def test_a_load_is_read_and_scaled_by_its_models() -> None:
     assert parse("164x0.1") == Load(164, 0.1)
     assert parse("164x0.1").scaled(0.8) == Load(131, 0.1)
-    with pytest.raises(InvalidArgument, match="as in 164x0"):
+    with pytest.raises(InvalidArgument, match="as in 178x0"):
         parse("164")
 
 
