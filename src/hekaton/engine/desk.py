@@ -10,6 +10,7 @@ from hekaton.engine.messages import AddModel, Cancel, Ended, Event, HandOver, Su
 from hekaton.errors import HekatonError, InvalidArgument, ModelNotFound, ResourceExhausted
 from hekaton.facts import ModelSpec, Parcel
 from hekaton.policy.demands import DemandTable
+from hekaton.policy.fairness import set_yielding
 
 REMEMBERED_ENDS = 10_000
 KV_BLOCK_TOKENS = 16
@@ -86,11 +87,7 @@ class Desk:
     def set_yielding(self, tenants: frozenset[str]) -> bool:
         """The requests of these tenants yield, those of others do not. True if that changes who goes before whom."""
         self._yielding = tenants
-        changed = [request for request in self.live.values() if request.yields != (request.tenant in tenants)]
-        for request in changed:
-            request.yields = not request.yields
-            self.demands.touch(request.model)
-        return 0 < len(changed) < len(self.live)
+        return set_yielding(tenants, self.live.values(), self.demands)
 
     def cancel(self, command: Cancel) -> None:
         request = self.live.get(command.request_id)

@@ -125,6 +125,10 @@ class LiveRequest:
             yields=self.yields,
         )
 
+    def stand(self, *, yields: bool) -> None:
+        """Whether others go before it from now on."""
+        self.yields = yields
+
     def swapped(self) -> None:
         """Its KV goes to the host."""
         self.host_tokens, self.computed, self.kv_tokens = self.computed, 0, 0

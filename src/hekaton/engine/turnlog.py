@@ -40,10 +40,9 @@ class TurnLog:
     _used_s: dict[str, float] = field(default_factory=dict)
 
     def charge(self, seconds: Mapping[str, float]) -> None:
-        """To tenants. What nobody answers for is not kept."""
+        """To tenants."""
         for tenant, used_s in seconds.items():
-            if tenant:
-                self._used_s[tenant] = self._used_s.get(tenant, 0.0) + used_s
+            self._used_s[tenant] = self._used_s.get(tenant, 0.0) + used_s
 
     def take_used_s(self) -> dict[str, float]:
         """What was charged since this was asked last."""

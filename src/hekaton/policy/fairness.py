@@ -6,7 +6,10 @@ waits for ever: a tenant that is served nothing is soon below every share.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol
+
+from hekaton.policy.demands import DemandTable
 
 WINDOW_S = 10.0
 """What was used so long ago counts a third (1 / e) of what is used now."""
@@ -15,6 +18,19 @@ BUSY = 1 / 3
 TOLERANCE = 0.1
 """So much more than a share is not noticed."""
 FORGOTTEN_S = 1e-3
+
+
+class Party(Protocol):
+    """A live request."""
+
+    tenant: str
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def yields(self) -> bool: ...
+    def stand(self, *, yields: bool) -> None:
+        """Whether others go before it from now on."""
 
 
 class Usage:
@@ -52,9 +68,21 @@ def over_share(rates: Mapping[str, float], weights: Mapping[str, float], workers
 
 
 def charges(exposed_s: float, step_s: float, fed_tokens: Iterable[tuple[str, int]]) -> dict[str, float]:
-    """What a step costs the tenants whose tokens it was fed, in proportion: itself, and waiting for its weights."""
+    """What a step costs the tenants whose tokens it was fed, in proportion: itself, and waiting for its weights.
+
+    The share of requests without a tenant is nobody's.
+    """
     fed: dict[str, int] = {}
     for tenant, tokens in fed_tokens:
         fed[tenant] = fed.get(tenant, 0) + tokens
     total = sum(fed.values())
-    return {tenant: (exposed_s + step_s) * tokens / total for tenant, tokens in fed.items()}
+    return {tenant: (exposed_s + step_s) * tokens / total for tenant, tokens in fed.items() if tenant}
+
+
+def set_yielding(tenants: frozenset[str], live: Collection[Party], demands: DemandTable) -> bool:
+    """The requests of these tenants yield, those of others do not. True if that changes who goes before whom."""
+    changed = [one for one in live if one.yields != (one.tenant in tenants)]
+    for request in changed:
+        request.stand(yields=not request.yields)
+        demands.touch(request.model)
+    return 0 < len(changed) < len(live)

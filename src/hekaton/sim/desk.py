@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from hekaton.policy.demands import DemandTable
+from hekaton.policy.fairness import set_yielding
 from hekaton.policy.types import RequestView
 from hekaton.sim.request import SimRequest, Stretch
 
@@ -20,11 +21,20 @@ class Desk:
         self.version = 0
         """Grows whenever something is counted that a pool sees."""
         self._by_model: dict[str, dict[str, SimRequest]] = {}
+        self._yielding: frozenset[str] = frozenset()
 
     def add(self, request: SimRequest) -> None:
+        request.stand(yields=request.tenant in self._yielding)
         self.live[request.request_id] = request
         self._by_model.setdefault(request.model, {})[request.request_id] = request
         self._count(request, 1)
+
+    def set_yielding(self, tenants: frozenset[str]) -> bool:
+        """The requests of these tenants yield, those of others do not. True if that changes who goes before whom."""
+        if tenants == self._yielding:
+            return False
+        self._yielding = tenants
+        return set_yielding(tenants, self.live.values(), self.demands)
 
     def remove(self, request: SimRequest) -> None:
         del self.live[request.request_id]

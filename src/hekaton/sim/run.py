@@ -181,8 +181,7 @@ class Simulation:
         self.agenda.at(self.agenda.now_s + REBALANCE_S, self._rebalance)
 
     def _charge(self, tenant: str, seconds: float) -> None:
-        if tenant:
-            self._usage.charge(tenant, seconds, self.agenda.now_s)
+        self._usage.charge(tenant, seconds, self.agenda.now_s)
 
     def _compare_shares(self) -> None:
         over = over_share(self._usage.rates(self.agenda.now_s), self._settings.weights, len(self.workers))

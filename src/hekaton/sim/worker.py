@@ -75,7 +75,6 @@ class Worker:
         self._ended_request = ended
         self._role = role
         self._charge = charge
-        self._yielding: frozenset[str] = frozenset()
         self._switch_overhead_s = switch_overhead_s
         self._desk = Desk(counts_prefills=role is Role.PREFILL)
         self._room: Room[SimRequest] = Room(device, self._desk.live, self._desk.demands)
@@ -108,18 +107,12 @@ class Worker:
         return view
 
     def submit(self, request: SimRequest) -> None:
-        request.stand(yields=request.tenant in self._yielding)
         self._desk.add(request)
         self._wake()
 
     def set_yielding(self, tenants: frozenset[str]) -> None:
         """These tenants have had more than their shares: the requests of others go before theirs."""
-        self._yielding = tenants
-        changed = [one for one in self._desk.live.values() if one.yields != (one.tenant in tenants)]
-        for request in changed:
-            request.stand(yields=not request.yields)
-            self._desk.demands.touch(request.model)
-        if 0 < len(changed) < len(self._desk.live):
+        if self._desk.set_yielding(tenants):
             self._wake()
 
     def withdraw(self, request: SimRequest) -> bool:
