@@ -5,10 +5,7 @@ On one host the parcel is offered and claimed at the same service; between hosts
 gRPC, on loopback. A hand-over is counted from the giver's first copy until the KV is on the taker's device.
 """
 
-import asyncio
 import select
-import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -16,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from bench.control.services import free_port, service
 from bench.weights import images_of, write_checkpoint
 from hekaton.engine.interface import StepItem
 from hekaton.engine.transformers_engine import TransformersEngine
@@ -60,20 +58,12 @@ class Memory:
 @asynccontextmanager
 async def _memory(directory: Path) -> AsyncIterator[Memory]:
     """On a free port of loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [sys.executable, "-m", "hekaton_memory", "--redis-url", NO_REDIS, "--listen", address]
-    command += ["--segment-dir", str(directory)]
-    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
-    try:
-        async with open_channel(address) as channel:
-            stub = memory_pb2_grpc.MemoryServiceStub(channel)
-            await stub.GetMemoryStatus(pb.GetMemoryStatusRequest(), wait_for_ready=True, timeout=START_TIMEOUT_S)
-            yield Memory(directory / "kv", stub)
-    finally:
-        process.terminate()
-        await process.wait()
+    address = f"127.0.0.1:{free_port()}"
+    flags = (f"--listen={address}", f"--segment-dir={directory}")
+    async with service("memory", NO_REDIS, directory.parent, *flags), open_channel(address) as channel:
+        stub = memory_pb2_grpc.MemoryServiceStub(channel)
+        await stub.GetMemoryStatus(pb.GetMemoryStatusRequest(), wait_for_ready=True, timeout=START_TIMEOUT_S)
+        yield Memory(directory / "kv", stub)
 
 
 class Giver:
