@@ -161,6 +161,18 @@ async def test_an_objective_can_be_changed_and_a_model_removed(router: RouterCli
         assert isinstance(from_rpc_error(caught.value), ModelNotFound)
 
 
+async def test_a_model_has_no_class(router: RouterClient) -> None:
+    slo = common_pb2.Slo(slo_class=common_pb2.SLO_CLASS_BATCH)
+    for call in (
+        router.models.UpdateModel(UpdateModelRequest(name="m", slo=slo)),
+        router.models.RegisterModel(RegisterModelRequest(name="e", source="emulated:yi-1.5-9b", slo=slo)),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "slo.slo_class" in (caught.value.details() or "")
+
+
 async def test_a_model_says_where_its_weights_are(router: RouterClient, worker: FakeWorker) -> None:
     worker.status.running_model = "m"
     worker.status.resident_models.append("m")

@@ -21,7 +21,18 @@ def keys(*arguments: str, url: str) -> str:
 
 
 def test_a_key_is_created_listed_without_its_secret_and_revoked(redis_server: EmbeddedRedis) -> None:
-    limits = ("--requests-per-minute", "5", "--tokens-per-minute", "600", "--concurrent", "2", "--model", "m")
+    limits = (
+        "--requests-per-minute",
+        "5",
+        "--tokens-per-minute",
+        "600",
+        "--concurrent",
+        "2",
+        "--model",
+        "m",
+        "--weight",
+        "3.5",
+    )
     key = keys("create", "ada", *limits, url=redis_server.url)
     _, key_id, secret = key.split("-", 2)
 
@@ -29,9 +40,9 @@ def test_a_key_is_created_listed_without_its_secret_and_revoked(redis_server: Em
         async with connect(redis_server.url) as redis:
             return await Tenants(redis).owner(key)
 
-    assert asyncio.run(owner()) == Tenant("ada", False, ("m",), 5, 600, 2)
+    assert asyncio.run(owner()) == Tenant("ada", False, ("m",), 5, 600, 2, 3.5)
     listed = keys("list", url=redis_server.url)
-    assert [fact for fact in (key_id, "ada", "m", "5", "600", "2") if fact not in listed] == []
+    assert [fact for fact in (key_id, "ada", "m", "5", "600", "2", "3.5") if fact not in listed] == []
     assert secret not in listed
     assert keys("revoke", key_id, url=redis_server.url) == f"{key_id} is revoked"
     assert asyncio.run(owner()) is None

@@ -149,3 +149,17 @@ def test_help_comes_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("content", "says"), [("{", "is no JSON"), ("[1]", "holds no JSON object")])
+def test_a_schema_that_is_none_is_refused_by_its_file(tmp_path: Path, content: str, says: str) -> None:
+    file = tmp_path / "schema.json"
+    file.write_text(content)
+    message = refusal("generate", "m", "hello", "--json-schema", str(file), "--address", ABSENT)
+    assert "--json-schema" in message
+    assert says in message
+
+
+def test_a_class_that_is_none_is_refused_with_those_there_are() -> None:
+    message = refusal("generate", "m", "hello", "--class", "soon", "--address", ABSENT)
+    assert all(name in message for name in ("interactive", "standard", "batch"))

@@ -24,7 +24,7 @@ from hekaton.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from hekaton.facts import FinishReason, ModelState, Slo, TurnRecord
+from hekaton.facts import FinishReason, ModelState, Slo, SloClass, TurnRecord
 
 SEED = 7
 OPTIONS = SamplingOptions(max_tokens=20, seed=SEED)
@@ -53,6 +53,14 @@ async def until_idle(client: Client) -> None:
         )
 
     await eventually(idle)
+
+
+async def test_a_class_is_a_multiple_of_the_models_objective(client: Client) -> None:
+    for slo_class, expected in ((SloClass.INTERACTIVE, Slo(1.5, 0.2)), (SloClass.BATCH, Slo(90.0, 1.0))):
+        async with aclosing(client.generate("m1", [1, 2, 3], OPTIONS, slo=slo_class)) as events:
+            accepted = await anext(events)
+        assert isinstance(accepted, Accepted)
+        assert accepted.slo == expected
 
 
 async def test_a_generation_is_accepted_then_every_token_once_then_finished(client: Client) -> None:

@@ -22,6 +22,15 @@ def test_a_request_gets_its_tokens_and_one_end() -> None:
     assert driver.engine.kv_bytes() == 0
 
 
+def test_costs_that_are_known_beforehand_are_told_before_the_model_is_loaded() -> None:
+    driver = LoopDriver(give_images=False)
+    driver.add("a")
+    driver.pass_once()
+    (told,) = [event.costs for event in driver.events if isinstance(event, Status) and event.costs]
+    assert told == {"a": driver.engine.costs("a")}
+    assert not driver.engine.resident()
+
+
 def test_who_has_waited_longer_than_the_patience_is_refused_and_who_has_begun_is_not() -> None:
     driver = LoopDriver(policy=QueueTurns(slots=1), patience_s=1.0)
     driver.add("a", "b")

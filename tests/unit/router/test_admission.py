@@ -50,8 +50,11 @@ def test_a_class_is_so_many_times_the_models_objective_where_the_request_names_n
 @pytest.mark.parametrize(
     ("message", "says"),
     [
-        (common_pb2.Slo(ttft=convert.duration(1), tbt=convert.duration(1), slo_class=3), "changes nothing"),  # type: ignore[arg-type]
-        (common_pb2.Slo(slo_class=9), "no class 9"),  # type: ignore[arg-type]
+        (
+            common_pb2.Slo(ttft=convert.duration(1), tbt=convert.duration(1), slo_class=common_pb2.SLO_CLASS_BATCH),
+            "changes nothing",
+        ),
+        (common_pb2.Slo.FromString(b"\x18\x09"), "no class 9"),
     ],
 )
 def test_a_class_without_effect_or_meaning_is_refused(message: common_pb2.Slo, says: str) -> None:
