@@ -20,6 +20,7 @@ import msgspec
 from hekaton.engine.image import aligned
 from hekaton.engine.kv import BLOCK_TOKENS, BlockShape
 from hekaton.errors import KvLost
+from hekaton.facts import ModelSpec
 
 MAGIC = b"hekaton-parcel-1"
 HEAD = struct.Struct("<16sI")
@@ -43,6 +44,14 @@ class Manifest(msgspec.Struct, frozen=True):
     @property
     def blocks(self) -> int:
         return -(-self.tokens // BLOCK_TOKENS)
+
+    def is_of(self, request_id: str, spec: ModelSpec) -> bool:
+        """Whether this is KV of that request and model."""
+        shape = self.shape
+        # The digest covers the configuration; the rest is for a parcel that lies about its blocks.
+        nbytes = 2 * shape.layers * shape.kv_heads * shape.head_size * shape.itemsize
+        named = (self.request_id, self.model_digest) == (request_id, spec.digest)
+        return named and (shape.dtype, nbytes) == (spec.dtype, spec.kv_bytes_per_token)
 
     def covers(self, token_ids: Sequence[int]) -> int:
         """How many of these tokens have their KV here; 0 if it is that of other tokens.

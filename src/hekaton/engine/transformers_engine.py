@@ -2,32 +2,30 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 
 import torch
 import transformers
-from torch import Tensor, nn
 
 from hekaton.engine import attention
 from hekaton.engine.attention import Feed
 from hekaton.engine.compaction import gather
 from hekaton.engine.copier import Copier, CopyJob, chunks
 from hekaton.engine.device import Extent, Extents
-from hekaton.engine.grammar import Constraints, Vocabulary
+from hekaton.engine.forward import Forward
+from hekaton.engine.grammar import Constraints
 from hekaton.engine.hostkv import HostKv
-from hekaton.engine.image import ALIGN_BYTES, read_prepared
+from hekaton.engine.image import ALIGN_BYTES
 from hekaton.engine.interface import ExportResult, LoadResult, Sampled, StepItem, SwapResult
+from hekaton.engine.known import KnownModel
 from hekaton.engine.kv import BLOCK_TOKENS, BlockShape, KvCache
 from hekaton.engine.meter import Meter
 from hekaton.engine.parcel import Manifest, ParcelReader, ParcelWriter, keys_of
 from hekaton.engine.sampler import sample
 from hekaton.engine.skeleton import Skeleton
-from hekaton.engine.supported import kv_size
 from hekaton.engine.swaps import Swaps
-from hekaton.engine.weights import Gate, check_image, gated, gates, mapped, move, parameters, shift
+from hekaton.engine.weights import gated, move
 from hekaton.errors import EngineFailed, KvLost, ModelTooLarge
 from hekaton.facts import Image, ModelSpec, Parcel
 from hekaton.policy.types import ModelCosts
@@ -35,26 +33,6 @@ from hekaton.policy.types import ModelCosts
 MAX_SLAB_BYTES = 16 << 20
 SLABS_A_DEVICE = 32
 """No slab is larger than this part of the device."""
-
-
-@dataclass(eq=False, slots=True)
-class _Model:
-    """A known model and what of it is where."""
-
-    name: str
-    spec: ModelSpec
-    meter: Meter
-    image: Image | None = None
-    source: Tensor | None = None
-    """The mapped image, flat bytes."""
-    skeleton: Skeleton | None = None
-    shape: BlockShape | None = None
-    extent: Extent | None = None
-    job: CopyJob | None = None
-    parameters: dict[str, nn.Parameter] = field(default_factory=dict)
-    """Made once: it takes milliseconds. Views of the device from `views_at` on."""
-    views_at: int = 0
-    gates: list[Gate] = field(default_factory=list)
 
 
 class TransformersEngine:
@@ -85,10 +63,9 @@ class TransformersEngine:
         self._returns: list[SwapResult] = []
         self._exports: list[ExportResult] = []
         self._parcels: Path | None = None
-        self._models: dict[str, _Model] = {}
-        self._skeletons: dict[tuple[str, str], Skeleton] = {}
-        self._pages: dict[BlockShape, attention.Pages] = {}
-        self._constraints = Constraints(self._vocabulary)
+        self._models: dict[str, KnownModel] = {}
+        self._forward = Forward(self._device, self._buffer)
+        self._constraints = Constraints(lambda model: self._models[model].vocabulary())
 
     def add_model(self, name: str, spec: ModelSpec, source: str, costs: ModelCosts | None = None) -> None:
         least = spec.weight_bytes + BLOCK_TOKENS * spec.kv_bytes_per_token
@@ -98,7 +75,7 @@ class TransformersEngine:
             )
         # The library imports an architecture when it is first asked for it, which takes seconds: not in a turn.
         getattr(transformers, spec.architecture, None)
-        self._models[name] = _Model(name, spec, Meter(spec, costs))
+        self._models[name] = KnownModel(name, spec, Meter(spec, costs))
 
     def remove_model(self, name: str) -> None:
         self.evict(name)
@@ -111,14 +88,7 @@ class TransformersEngine:
         known.image, known.source = image, None
         if image is None:
             return
-        if known.skeleton is None:
-            known.skeleton = self._skeleton(image.config_json, known.spec.dtype)
-            known.shape = _block_shape(known.skeleton, known.spec.dtype)
-        check_image(known.skeleton, known.spec, image)
-        known.source = mapped(Path(image.path), image.nbytes)
-        if not known.parameters:
-            known.parameters = parameters(image, self._buffer)
-            known.gates = gates(known.skeleton, image)
+        known.provide(image, self._forward.skeleton(image.config_json, known.spec.dtype), self._buffer)
 
     def resident(self) -> frozenset[str]:
         return frozenset(name for name, model in self._models.items() if model.extent and not model.job)
@@ -150,7 +120,7 @@ class TransformersEngine:
         known.extent, known.job = extent, CopyJob(name=model, pieces=pieces)
         self._copier.submit(known.job)
         # While the copy runs.
-        _look_at(known, extent.start)
+        known.look_at(extent.start)
         return True
 
     def evict(self, model: str) -> None:
@@ -197,7 +167,7 @@ class TransformersEngine:
             self._swaps.await_departed(fresh, shape)
             # What lay there may read as NaN, which no mask of the attention hides.
             for block in fresh:
-                self._pages_of(shape).blocks[block].zero_()
+                self._forward.pages(shape).blocks[block].zero_()
         return fresh is not None
 
     def drop_kv(self, request_id: str) -> None:
@@ -240,9 +210,8 @@ class TransformersEngine:
             path.unlink(missing_ok=True)
             return 0
         path.unlink(missing_ok=True)
-        manifest, spec = reader.manifest, self._models[model].spec
-        fits = (manifest.request_id, manifest.model_digest) == (request_id, spec.digest)
-        tokens = manifest.covers(token_ids) if fits and _is_of(manifest.shape, spec) else 0
+        manifest = reader.manifest
+        tokens = manifest.covers(token_ids) if manifest.is_of(request_id, self._models[model].spec) else 0
         if not tokens or not self._swaps.receive(request_id, reader, tokens):
             reader.close()
             return 0
@@ -269,11 +238,11 @@ class TransformersEngine:
         known.meter.stepped(fed, len(items), time.monotonic() - started_s, seen)
         return tokens
 
-    def _step(self, known: _Model, items: Sequence[StepItem]) -> list[Sampled | None]:
+    def _step(self, known: KnownModel, items: Sequence[StepItem]) -> list[Sampled | None]:
         feeds = [Feed(item.start, len(item.token_ids), self._kv.table(item.request_id)) for item in items]
         packed = attention.order(feeds)
         ordered = [items[index] for index in packed]
-        logits = self._forward(*self.bind(known.name), ordered, [feeds[index] for index in packed])
+        logits = self._forward.logits(*self.bind(known.name), ordered, [feeds[index] for index in packed])
         sampled = [index for index in packed if items[index].sampling is not None]
         tokens: list[Sampled | None] = [None] * len(items)
         if not sampled:
@@ -317,24 +286,6 @@ class TransformersEngine:
         self._swaps.close()
         self._host.close()
 
-    def _forward(
-        self, skeleton: Skeleton, shape: BlockShape, items: Sequence[StepItem], feeds: Sequence[Feed]
-    ) -> Tensor:
-        """Logits of the last token of every item that samples, (items, vocabulary)."""
-        ids = [token for item in items for token in item.token_ids]
-        positions = [position for feed in feeds for position in range(feed.start, feed.start + feed.fed)]
-        ends = accumulate(feed.fed for feed in feeds)
-        wanted = [end - 1 for item, end in zip(items, ends, strict=True) if item.sampling is not None]
-        output = skeleton.module(
-            input_ids=torch.tensor([ids], device=self._device),
-            position_ids=torch.tensor([positions], device=self._device),
-            use_cache=False,
-            logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=self._device),
-            step_plan=attention.plan(self._pages_of(shape), feeds),
-        )
-        logits: Tensor = output.logits[0]
-        return logits
-
     def _collect(self) -> None:
         """Books the copies that have ended."""
         for job in self._copier.results():
@@ -360,7 +311,7 @@ class TransformersEngine:
         if self._loads or self._returns or self._exports:
             self._copier.wake()
 
-    def _await_weights(self, known: _Model, job: CopyJob, nbytes: int) -> None:
+    def _await_weights(self, known: KnownModel, job: CopyJob, nbytes: int) -> None:
         """Returns when the image's first `nbytes` bytes are on the device.
 
         The copy thread says so when they are there, which is right for CUDA too. A wait on its stream for an event that
@@ -397,46 +348,5 @@ class TransformersEngine:
         for model in still:
             if model.extent in moved:
                 model.extent = moved[model.extent]
-                _look_at(model, model.extent.start)
+                model.look_at(model.extent.start)
         return self._memory.largest_free_bytes >= nbytes
-
-    def _pages_of(self, shape: BlockShape) -> attention.Pages:
-        if shape not in self._pages:
-            # A step may be the first to ask, where all KV has come from elsewhere: no inference tensors.
-            with torch.inference_mode(False):
-                self._pages[shape] = attention.Pages(self._buffer, shape)
-        return self._pages[shape]
-
-    def _vocabulary(self, model: str) -> Vocabulary:
-        """From what lies beside the model's image."""
-        known = self._models[model]
-        if known.image is None:
-            raise EngineFailed(f"model {model} has no image")
-        try:
-            tokenizer_json = read_prepared(Path(known.image.path).with_suffix(".json")).tokenizer_json
-            return Vocabulary(tokenizer_json, known.spec.vocab_size, known.spec.eos_token_ids)
-        except (OSError, ValueError) as error:
-            raise EngineFailed(f"the tokenizer of model {model} cannot be used: {error}") from error
-
-    def _skeleton(self, config_json: str, dtype: str) -> Skeleton:
-        key = (config_json, dtype)
-        if key not in self._skeletons:
-            self._skeletons[key] = Skeleton(config_json, getattr(torch, dtype), self._device)
-        return self._skeletons[key]
-
-
-def _look_at(model: _Model, start: int) -> None:
-    """Lets a model's parameters look at the extent that begins there."""
-    if start != model.views_at:
-        shift(model.parameters.values(), start - model.views_at)
-        model.views_at = start
-
-
-def _is_of(shape: BlockShape, spec: ModelSpec) -> bool:
-    """The digest covers the configuration; this is for a parcel that lies about its blocks."""
-    nbytes = 2 * shape.layers * shape.kv_heads * shape.head_size * shape.itemsize
-    return shape.dtype == spec.dtype and nbytes == spec.kv_bytes_per_token
-
-
-def _block_shape(skeleton: Skeleton, dtype: str) -> BlockShape:
-    return BlockShape(*kv_size(skeleton.config), dtype, getattr(torch, dtype).itemsize)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fakes.tinymodels import Driver, TinyModel, engine_for, prompt_of, switch
 from hekaton.engine.attention import Feed
+from hekaton.engine.forward import Forward
 from hekaton.engine.interface import StepItem
 from hekaton.engine.kv import BlockShape
 from hekaton.engine.reference import Comparison
@@ -168,16 +169,14 @@ def test_sampled_tokens_are_the_same_under_any_schedule(models: dict[str, TinyMo
     check()
 
 
-class LogitsEngine(TransformersEngine):
+class RememberingForward(Forward):
     """Remembers the logits of its last step."""
 
-    logits: Tensor
+    last: Tensor
 
-    def _forward(
-        self, skeleton: Skeleton, shape: BlockShape, items: Sequence[StepItem], feeds: Sequence[Feed]
-    ) -> Tensor:
-        self.logits = super()._forward(skeleton, shape, items, feeds).clone()
-        return self.logits
+    def logits(self, skeleton: Skeleton, shape: BlockShape, items: Sequence[StepItem], feeds: Sequence[Feed]) -> Tensor:
+        self.last = super().logits(skeleton, shape, items, feeds).clone()
+        return self.last
 
 
 @pytest.mark.parametrize("names", [*PAIRS, *(pair[::-1] for pair in PAIRS)], ids="+".join)
@@ -187,7 +186,8 @@ def test_logits_are_bitwise_equal_with_and_without_a_switch_between_steps(
     name, other = names
 
     def run(switching: bool) -> list[Tensor]:
-        engine = LogitsEngine("cpu", max(models[one].image.nbytes for one in names) + SPARE_BYTES)
+        engine = TransformersEngine("cpu", max(models[one].image.nbytes for one in names) + SPARE_BYTES)
+        forward = engine._forward = RememberingForward(engine._device, engine._buffer)
         for one in names:
             engine.add_model(one, models[one].prepared.spec, "")
             engine.provide_image(one, models[one].image)
@@ -198,7 +198,7 @@ def test_logits_are_bitwise_equal_with_and_without_a_switch_between_steps(
         seen = []
         for _ in range(12):
             driver.step(name, [f"r{length}" for length in PROMPTS], 17)
-            seen.append(engine.logits)
+            seen.append(forward.last)
             if switching:
                 driver.step(other, ["other"])
         driver.close()
@@ -262,7 +262,7 @@ def break_blocks(engine: TransformersEngine, model: str, streams: list[str], mut
             assert isinstance(sums, list)
             sums[2] = _checksum(block)
         return
-    cache = engine._pages_of(shape).blocks
+    cache = engine._forward.pages(shape).blocks
     blocks = [engine._kv.table(stream)[2] for stream in streams]
     if mutation == "zero":
         cache[blocks] = 0

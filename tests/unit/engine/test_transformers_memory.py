@@ -88,12 +88,12 @@ def test_models_of_one_configuration_cost_one_tree_and_a_switch_makes_nothing(
     def refuse(*args: object) -> None:
         raise AssertionError("made within a turn")
 
-    monkeypatch.setattr("hekaton.engine.transformers_engine.Skeleton", refuse)
-    monkeypatch.setattr("hekaton.engine.transformers_engine.parameters", refuse)
+    monkeypatch.setattr("hekaton.engine.forward.Skeleton", refuse)
+    monkeypatch.setattr("hekaton.engine.known.parameters", refuse)
     for name in (*names, *names):
         switch(engine, name)
         engine.bind(name)
-    assert len(engine._skeletons) == 1
+    assert len(engine._forward._skeletons) == 1
     engine.close()
 
 
