@@ -39,7 +39,7 @@ class _Wishes:
 
 
 class Chooser:
-    """`has_roles`: a request is placed for PREFILL first, and for DECODE once it has been handed over.
+    """`has_roles`: a request is placed for PREFILL first, and for DECODE once its prompt has been computed.
 
     A worker that holds `max_placed` requests gets no more: what waits, waits in the store.
     """
@@ -51,7 +51,7 @@ class Chooser:
         self._has_roles = has_roles
         self._refused = _Wishes()
         self._moving = _Wishes()
-        self._handed_over: set[str] = set()
+        self._prefilled: set[str] = set()
 
     def choose(self, summary: RequestSummary, spec: ModelSpec) -> str | None:
         """A worker's id, or None if none can take it now."""
@@ -77,15 +77,15 @@ class Chooser:
         if target := self._moving.get(request_id):
             self._moving.put(request_id, target)
 
-    def handed_over(self, request_id: str) -> None:
+    def prefilled(self, request_id: str) -> None:
         """Its prompt has been computed."""
-        self._handed_over.add(request_id)
+        self._prefilled.add(request_id)
 
     def forget(self, request_id: str) -> None:
         """It is placed, or has ended."""
         self._refused.drop(request_id)
         self._moving.drop(request_id)
-        self._handed_over.discard(request_id)
+        self._prefilled.discard(request_id)
 
     def is_moving(self) -> bool:
         """Some request is on its way from worker to worker, and so in no worker's view."""
@@ -98,7 +98,7 @@ class Chooser:
     def _phase(self, summary: RequestSummary) -> Role:
         if not self._has_roles:
             return Role.ANY
-        begun = summary.produced_tokens > 0 or summary.record.request_id in self._handed_over
+        begun = summary.produced_tokens > 0 or summary.record.request_id in self._prefilled
         return Role.DECODE if begun else Role.PREFILL
 
 

@@ -85,6 +85,10 @@ class Pool:
         placed = worker.requests.get(request_id) if worker else None
         return placed.epoch if placed else None
 
+    def role(self, worker_id: str) -> Role:
+        worker = self._workers.get(worker_id)
+        return ROLE_FROM_PB.get(worker.status.role, Role.ANY) if worker else Role.ANY
+
     def held(self, worker_id: str, model: str) -> list[Placed]:
         """What a worker holds of a model and can be taken from it."""
         worker = self._workers.get(worker_id)

@@ -195,8 +195,7 @@ class Reign:
         back = next((one for one in report.given_back if (one.request_id, one.epoch) == (name, epoch)), None)
         if back:
             self._parcels.put(back)
-        if back and back.handed_over:
-            self._chooser.handed_over(name)
+            self._keep_phase(report.status.worker_id, back)
         begun = known is not None and known.state is RequestState.RUNNING
         await self._recovery.requeue(name, epoch, lost=begun and back is None)
 
@@ -213,10 +212,10 @@ class Reign:
         self.pool.remove(link.worker_id, released.request_id)
         self.placer.pool_changed()
         self._parcels.put(released)
+        self._keep_phase(link.worker_id, released)
         if released.refused:
             self._refused(link.worker_id, released)
         elif released.handed_over:
-            self._chooser.handed_over(released.request_id)
             self._put_back(released)
         elif released.moved:
             self._chooser.let_go(released.request_id)
@@ -235,6 +234,11 @@ class Reign:
         if released.reason == ModelNotFound.reason:
             self._models.clear()
         self._put_back(released)
+
+    def _keep_phase(self, worker_id: str, released: pb.Released) -> None:
+        """What was to decode is not prefilled again for leaving its worker: it may be younger than any checkpoint."""
+        if released.handed_over or self.pool.role(worker_id) is Role.DECODE:
+            self._chooser.prefilled(released.request_id)
 
     def _put_back(self, released: pb.Released) -> None:
         requeue = self._recovery.requeue(released.request_id, released.epoch)

@@ -11,7 +11,7 @@ from fakes.peers import Listener, listener
 from fakes.schedulers import running_scheduler
 from fakes.waiting import eventually
 from fakes.worker import fake_worker
-from fakes.workers import accept, add_model, expected, new_record, running_worker
+from fakes.workers import PROMPT, accept, add_model, expected, new_record, running_worker
 from hekaton.facts import RequestState, Slo
 from hekaton.policy.types import Role
 from hekaton.store.embedded import EmbeddedRedis
@@ -115,6 +115,35 @@ async def test_prefill_and_decode_on_different_workers_make_exact_streams(
         await eventually(told, 30)
         decode = (await scrape(metrics))[sample("decode", "worker_prefilled_tokens_total")]
         assert decode == 0, "nothing was computed again"
+
+
+async def test_a_decode_worker_that_stops_passes_requests_on_to_the_next_and_not_to_prefill(
+    redis_server: EmbeddedRedis, redis: Redis
+) -> None:
+    metrics = {name: free_address() for name in ("prefill", "decode")}
+    await add_model(redis)
+    url = redis_server.url
+    async with (
+        running_scheduler(url, redis, policy="aegaeon") as scheduler,
+        running_worker(url, redis, "prefill", "aegaeon", Role.PREFILL, metrics["prefill"]) as first,
+        running_worker(url, redis, "stops", "aegaeon", Role.DECODE, time_scale=2.0) as second,
+        router(first.address, second.address) as streams,
+    ):
+        await accept(redis, new_record("r1", max_tokens=TOKENS))
+        await streams[1].tokens("r1", 20)
+        async with (
+            running_worker(url, redis, "decode", "aegaeon", Role.DECODE, metrics["decode"]) as third,
+            listener(third.address, known=streams[0].known) as stream,
+        ):
+            await scheduler.connected("decode", "prefill", "stops")
+            second.stop.set()
+            ended = (await all_finished(redis, ("r1",)))["r1"]
+            await stream.end("r1")
+            assert stream.known["r1"] == expected(TOKENS)
+            found = await scrape(metrics)
+    assert (ended.worker_id, ended.epoch, ended.failures) == ("decode", 3, 0)
+    assert found[sample("prefill", "worker_prefilled_tokens_total")] == len(PROMPT)
+    assert found[sample("decode", "worker_prefilled_tokens_total")] == 0, "nothing was computed again"
 
 
 async def test_what_a_worker_gave_back_while_nobody_led_is_not_lost(redis: Redis, redis_server: EmbeddedRedis) -> None:

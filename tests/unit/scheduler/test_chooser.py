@@ -73,5 +73,5 @@ async def test_a_request_is_placed_for_prefill_and_after_its_first_token_for_dec
     both, _ = chooser("aegaeon", a=Role.PREFILL, b=Role.DECODE)
     assert both.choose(WAITING, SPEC) == "a"
     assert both.choose(replace(WAITING, produced_tokens=1), SPEC) == "b"
-    both.handed_over("r")
+    both.prefilled("r")
     assert both.choose(WAITING, SPEC) == "b"
