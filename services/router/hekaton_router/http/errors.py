@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import grpc
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
 from hekaton.errors import HekatonError, InvalidArgument, ModelNotFound
+from hekaton_router.fields import BadField
 
 STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -44,35 +45,6 @@ class Error(BaseModel):
     """What every refusal answers."""
 
     error: ErrorBody
-
-
-class BadField(InvalidArgument):
-    """A field of a request's body that cannot be honoured."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
-
-
-def from_validation(error: ValidationError) -> BadField:
-    """The first of what pydantic found."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    field = field_name(first["loc"])
-    if first["type"] == "extra_forbidden":
-        return BadField(field, f"{field} is not supported: leave it out")
-    message = first["msg"].removeprefix("Value error, ")
-    return BadField(field, f"{field}: {message}" if field else message)
-
-
-def field_name(loc: tuple[int | str, ...]) -> str:
-    """messages[0].content; the alternatives of a union, which pydantic names in between, are left out."""
-    name = ""
-    for part in loc:
-        if isinstance(part, int):
-            name += f"[{part}]"
-        elif part.isidentifier() and part not in ("str", "int", "float", "bool"):
-            name += f".{part}" if name else part
-    return name
 
 
 def status_of(error: HekatonError) -> int:

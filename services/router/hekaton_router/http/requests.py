@@ -3,26 +3,17 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from hekaton.facts import SloClass
 from hekaton.jsonschema import ANY_OBJECT
+from hekaton_router.fields import Body, Generation, Uint32
 
 MAX_MESSAGES = 2048
 MAX_USER_CHARS = 256
 MAX_DESCRIPTION_CHARS = 1024
-MAX_SLO_S = 86_400.0
-MAX_SEED = (1 << 63) - 1
 MAX_TOP_LOGPROBS = 20
 MAX_TEXT_LOGPROBS = 5
-Uint32 = Annotated[int, Field(ge=0, lt=1 << 32)]
-TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
-
-
-class Body(BaseModel):
-    # Strict, so that "3" is no number and true is no 1.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class TextPart(Body):
@@ -72,52 +63,13 @@ class ResponseFormat(Body):
         return self
 
 
-class Slo(Body):
-    """Token i, counted from 0, is due at acceptance + ttft_s + i * tbt_s."""
-
-    ttft_s: float | None = Field(
-        None, gt=0, le=MAX_SLO_S, description="seconds to the first token; the model's own if unset"
-    )
-    tbt_s: float | None = Field(
-        None, gt=0, le=MAX_SLO_S, description="seconds from token to token; the model's own if unset"
-    )
-    class_: SloClass | None = Field(
-        None,
-        alias="class",
-        strict=False,
-        description="how urgent: what is unset is so many times the model's own",
-    )
-
-
-class Completion(Body):
+class Completion(Generation):
     """The fields that both kinds of completion have."""
 
     model: Name
-    temperature: float = Field(1.0, description="0 is greedy")
-    top_p: float | None = None
-    seed: int | None = Field(
-        None, ge=0, le=MAX_SEED, description="randomness depends on (seed, position) alone; drawn if unset"
-    )
-    max_tokens: Uint32 | None = Field(None, description="the router's default if unset")
-    n: Uint32 | None = Field(None, description="so many answers, each with randomness of its own")
-    stop: str | list[str] = Field([], description="texts that end the generation; they are not part of the answer")
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[TokenId, float] = Field({}, description="added to the logits of these token ids")
     stream: bool = False
     stream_options: StreamOptions | None = Field(None, description="only with stream")
     user: str | None = Field(None, max_length=MAX_USER_CHARS, description="named in this request's logs and span")
-    top_k: Uint32 | None = Field(None, description="hekaton: keep so many of the likeliest tokens; 0 keeps all")
-    min_p: float | None = Field(None, description="hekaton: keep tokens at least this part as likely as the likeliest")
-    repetition_penalty: float | None = Field(None, description="hekaton: of tokens in prompt and output; 1 is none")
-    min_tokens: Uint32 | None = Field(None, description="hekaton: no end before so many tokens")
-    stop_token_ids: list[Uint32] = Field([], description="hekaton: tokens that end the generation")
-    ignore_eos: bool = Field(False, description="hekaton: go on past the model's end-of-sequence tokens")
-    slo: Slo | None = Field(None, description="hekaton: overrides the model's latency objective")
-    deadline_s: float | None = Field(None, gt=0, description="hekaton: the whole request ends by then")
-    request_id: str | None = Field(
-        None, description="hekaton: a request of the same id is admitted once; drawn if unset"
-    )
 
     @property
     def likeliest(self) -> int | None:
