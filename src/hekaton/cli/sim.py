@@ -106,14 +106,12 @@ def _as_measured(
     measured = replace(
         settings,
         device=profile.device,
-        catalog=catalog_of(models, costs),
         device_memory_bytes=settings.device_memory_bytes or profile.device_memory_bytes,
     )
-    return (
-        replace(measured, bandwidth_bytes_per_s=costs.weight_bytes / costs.load_s)
-        if bandwidth_gbps is None
-        else measured
-    )
+    if bandwidth_gbps is not None:
+        return replace(measured, catalog=catalog_of(models, replace(costs, swap_s_per_token=0.0)))
+    bandwidth = costs.weight_bytes / costs.load_s
+    return replace(measured, catalog=catalog_of(models, costs), bandwidth_bytes_per_s=bandwidth)
 
 
 def _table(result: Report) -> Table:

@@ -44,6 +44,8 @@ class Fit:
     step_base_ms: float
     step_us_per_request: float
     step_ns_per_context_token: float
+    swap_us_per_token: float = 0.0
+    """0: KV takes as long as as many bytes of weights."""
 
     def scaled(self, factor: float) -> "Fit":
         """Every time multiplied."""
@@ -60,6 +62,7 @@ class Fit:
             step_base_s=self.step_base_ms * 1e-3,
             step_s_per_request=self.step_us_per_request * 1e-6,
             step_s_per_context_token=self.step_ns_per_context_token * 1e-9,
+            swap_s_per_token=self.swap_us_per_token * 1e-6,
         )
 
 

@@ -2,8 +2,8 @@
 
 While there is nothing else to do, each model that is new is taken through its paces once: its image is mapped, which
 builds its module tree and imports its architecture, and if nobody has measured its costs on such a device, its weights
-are loaded and a few steps are timed. Then it leaves the device again. A request that comes meanwhile ends it; it begins
-anew later.
+are loaded, a few steps are timed, and some KV goes to the host. Then it leaves the device again. A request that comes
+meanwhile ends it; it begins anew later.
 """
 
 from collections.abc import Callable, Generator
@@ -129,7 +129,14 @@ class Rehearsal:
                 for index in range(batch)
             ]
             times.append((yield from self._timed(model, items)))
+        yield from self._swap(model, long)
         return costs_of(self._engine.costs(model), short, long, *times)
+
+    def _swap(self, model: str, tokens: int) -> Course:
+        """Moves a request's KV to the host, if there is room, until the engine knows what that takes."""
+        if self._engine.swap_out(f"{PREFIX}0", tokens):
+            while not self._engine.costs(model).swap_s_per_token:
+                yield False
 
     def _longest(self, model: str) -> int:
         """The context of a whole batch that model and device have room for, and takes it; 0 if that is too little."""
@@ -180,4 +187,5 @@ def costs_of(
         step_base_s=max(one_s - request_s - context_s * short, LEAST_S),
         step_s_per_request=request_s,
         step_s_per_context_token=context_s,
+        swap_s_per_token=known.swap_s_per_token,
     )

@@ -16,6 +16,7 @@ from hekaton.engine.device import Extent
 from hekaton.engine.hostkv import HostKv
 from hekaton.engine.interface import ExportResult, SwapResult
 from hekaton.engine.kv import BLOCK_TOKENS, UNIT_BYTES, BlockShape, KvCache
+from hekaton.engine.meter import Estimate
 from hekaton.engine.parcel import ParcelReader, ParcelWriter
 from hekaton.facts import Parcel
 
@@ -62,6 +63,7 @@ class _Send(_Out):
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _In(CopyJob):
+    shape: BlockShape
     sums: Sequence[int]
 
     def copied(self, source: Tensor, target: Tensor) -> None:
@@ -91,6 +93,12 @@ class Swaps:
         self._copier = copier
         self._held: dict[str, _Held] = {}
         self._leaving: list[_Out] = []
+        self._token_s: dict[BlockShape, Estimate] = {}
+
+    def token_s(self, shape: BlockShape) -> float:
+        """What a token's KV takes between device and host, checksum included; 0 if none has gone yet."""
+        known = self._token_s.get(shape)
+        return known.value_s if known else 0.0
 
     def out(self, request_id: str, tokens: int) -> bool:
         """Begins to move the KV of a request's first `tokens` tokens to the host. False if that has no room."""
@@ -113,7 +121,7 @@ class Swaps:
         blocks = self._kv.table(request_id)[: -(-held.tokens // BLOCK_TOKENS)]
         targets = [self._place(block, held.shape) for block in blocks]
         pieces = ((source, target) for target, source in zip(targets, self._sources(request_id, held), strict=False))
-        held.back = _In(name=request_id, pieces=pieces, urgent=True, sums=held.sums)
+        held.back = _In(name=request_id, pieces=pieces, urgent=True, shape=held.shape, sums=held.sums)
         self._copier.submit(held.back)
 
     def held(self, request_id: str) -> tuple[BlockShape, int]:
@@ -175,11 +183,17 @@ class Swaps:
         self._leaving = [one for one in self._leaving if not one.ended]
         if isinstance(job, _Send):
             return _sent(job)
+        self._time(job)
         held = self._held.get(job.name)
         if held is None or held.back is not job:
             return None
         self.drop(job.name)
         return SwapResult(job.name, job.error)
+
+    def _time(self, job: CopyJob) -> None:
+        if isinstance(job, _Out | _In) and job.done:
+            estimate = self._token_s.setdefault(job.shape, Estimate(0.0, observed=False))
+            estimate.observe(job.duration_s / (job.done * BLOCK_TOKENS))
 
     def await_departed(self, blocks: Iterable[int], shape: BlockShape) -> None:
         """Returns when nothing on its way off the device lies in these places any more."""

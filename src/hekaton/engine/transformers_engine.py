@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -254,7 +255,10 @@ class TransformersEngine:
         return tokens
 
     def costs(self, model: str) -> ModelCosts:
-        return self._models[model].meter.costs()
+        known = self._models[model]
+        costs = known.meter.costs()
+        swap_s = self._swaps.token_s(known.shape) if known.shape else 0.0
+        return replace(costs, swap_s_per_token=swap_s) if swap_s else costs
 
     def measured(self, model: str) -> bool:
         return self._models[model].meter.measured

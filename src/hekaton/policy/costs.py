@@ -39,7 +39,8 @@ def guessed_costs(weight_bytes: int, kv_bytes_per_token: int) -> ModelCosts:
 def scaled_costs(known: ModelCosts, weight_bytes: int, kv_bytes_per_token: int) -> ModelCosts:
     """Of a model that nobody has run yet, like another one but for its size."""
     slower = known.slowed(weight_bytes / known.weight_bytes)
-    return replace(slower, weight_bytes=weight_bytes, kv_bytes_per_token=kv_bytes_per_token)
+    swap_s = known.swap_s_per_token * kv_bytes_per_token / max(known.kv_bytes_per_token, 1)
+    return replace(slower, weight_bytes=weight_bytes, kv_bytes_per_token=kv_bytes_per_token, swap_s_per_token=swap_s)
 
 
 def mean_costs(measured: Collection[ModelCosts]) -> ModelCosts:
@@ -47,6 +48,8 @@ def mean_costs(measured: Collection[ModelCosts]) -> ModelCosts:
     first = next(iter(measured))
     names = [field.name for field in fields(ModelCosts)][2:]
     means = {name: sum(getattr(one, name) for one in measured) / len(measured) for name in names}
+    if not all(one.swap_s_per_token for one in measured):
+        means["swap_s_per_token"] = 0.0
     return ModelCosts(first.weight_bytes, first.kv_bytes_per_token, **means)
 
 

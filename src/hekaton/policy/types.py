@@ -35,11 +35,13 @@ class ModelCosts:
     step_base_s: float
     step_s_per_request: float
     step_s_per_context_token: float
+    swap_s_per_token: float = 0.0
+    """KV between device and host, either way; 0 if nobody has measured it."""
 
     @property
     def kv_s_per_token(self) -> float:
-        """A token's KV between device and host: it goes over the bus that weights come by."""
-        return self.load_s * self.kv_bytes_per_token / self.weight_bytes
+        """A token's KV between device and host: unless measured, as many bytes of weights."""
+        return self.swap_s_per_token or self.load_s * self.kv_bytes_per_token / self.weight_bytes
 
     def prefill_s(self, tokens: int) -> float:
         return self.prefill_base_s + self.prefill_s_per_token * tokens
@@ -67,6 +69,7 @@ class ModelCosts:
             step_base_s=self.step_base_s * factor,
             step_s_per_request=self.step_s_per_request * factor,
             step_s_per_context_token=self.step_s_per_context_token * factor,
+            swap_s_per_token=self.swap_s_per_token * factor,
         )
 
 

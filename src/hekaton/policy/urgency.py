@@ -36,8 +36,10 @@ def rate_all(view: WorkerView, now_s: float) -> list[Rated]:
 
 def slack_if_gone_s(view: WorkerView, one: Rated) -> float:
     """What would be left of a model's slack if its weights and KV had to be brought back."""
-    weights, kv = one.costs.weight_bytes, view.kv_bytes.get(one.model, 0)
-    return one.slack_s - one.costs.load_s * (weights + kv) / weights
+    costs, kv_bytes = one.costs, view.kv_bytes.get(one.model, 0)
+    if not costs.swap_s_per_token:
+        return one.slack_s - costs.load_s * (costs.weight_bytes + kv_bytes) / costs.weight_bytes
+    return one.slack_s - costs.load_s - costs.swap_s_per_token * kv_bytes / costs.kv_bytes_per_token
 
 
 def _yielding(view: WorkerView, rated: list[Rated]) -> list[Rated]:

@@ -140,7 +140,7 @@ class Device:
         self.set_kv(request, 0)
         if nbytes and self._host.take(nbytes):
             self.swapped_out += 1
-            self._kv_out_free_s = max(now_s, self._kv_out_free_s) + nbytes / self._bandwidth
+            self._kv_out_free_s = max(now_s, self._kv_out_free_s) + self._swap_s(request, nbytes)
             request.swapped(self._host, nbytes, self._kv_out_free_s)
         else:
             self.dropped += 1
@@ -148,7 +148,7 @@ class Device:
 
     def fetch_kv(self, request: SimRequest, now_s: float) -> None:
         """Begins to bring a request's KV from the host, into room that was made. Weights on their way wait for it."""
-        took_s = request.host_bytes / self._bandwidth
+        took_s = self._swap_s(request, request.host_bytes)
         start_s = max(now_s, self._kv_in_free_s, request.host_ready_s)
         self._kv_in_free_s = start_s + took_s
         self.copied_s += took_s
@@ -157,6 +157,12 @@ class Device:
         for load in self._loads:
             load.start_s += took_s if load.start_s > now_s else 0.0
             load.end_s += took_s
+
+    def _swap_s(self, request: SimRequest, nbytes: float) -> float:
+        costs = self._costs[request.model]
+        if not costs.swap_s_per_token:
+            return nbytes / self._bandwidth
+        return costs.swap_s_per_token * nbytes / costs.kv_bytes_per_token
 
     def _leave_host(self, request: SimRequest) -> None:
         if request.host is not None:

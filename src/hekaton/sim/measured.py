@@ -37,6 +37,7 @@ def catalog_of(models: Iterable[str], costs: ModelCosts) -> dict[str, ServedClas
         step_base_ms=costs.step_base_s * 1e3,
         step_us_per_request=costs.step_s_per_request * 1e6,
         step_ns_per_context_token=costs.step_s_per_context_token * 1e9,
+        swap_us_per_token=costs.swap_s_per_token * 1e6,
     )
     served = ServedClass(costs.weight_bytes, costs.kv_bytes_per_token, fit=fit)
     return dict.fromkeys(models, served)

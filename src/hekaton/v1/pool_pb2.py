@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from hekaton.v1 import common_pb2 as hekaton_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15hekaton/v1/pool.proto\x12\nhekaton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17hekaton/v1/common.proto\"\xb5\x04\n\x0cWorkerStatus\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x04 \x01(\x04\x12\x15\n\rweights_bytes\x18\x05 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x06 \x01(\x04\x12\x15\n\rrunning_model\x18\x07 \x01(\t\x12\x17\n\x0fresident_models\x18\x08 \x03(\t\x12\x16\n\x0eloading_models\x18\t \x03(\t\x12\x18\n\x10requests_running\x18\n \x01(\r\x12\x18\n\x10requests_waiting\x18\x0b \x01(\r\x12\x10\n\x08switches\x18\x0c \x01(\x04\x12\x0e\n\x06tokens\x18\r \x01(\x04\x12\x10\n\x08\x64raining\x18\x0e \x01(\x08\x12$\n\x04role\x18\x0f \x01(\x0e\x32\x16.hekaton.v1.WorkerRole\x12\x43\n\x0eprefill_tokens\x18\x10 \x03(\x0b\x32+.hekaton.v1.WorkerStatus.PrefillTokensEntry\x12%\n\x05\x63osts\x18\x11 \x03(\x0b\x32\x16.hekaton.v1.ModelCosts\x12\x15\n\rhost_kv_bytes\x18\x12 \x01(\x04\x12\x1c\n\x14host_kv_memory_bytes\x18\x13 \x01(\x04\x1a\x34\n\x12PrefillTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xe5\x01\n\nModelCosts\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cweight_bytes\x18\x02 \x01(\x04\x12\x1a\n\x12kv_bytes_per_token\x18\x03 \x01(\x04\x12\x0e\n\x06load_s\x18\x04 \x01(\x01\x12\x16\n\x0eprefill_base_s\x18\x05 \x01(\x01\x12\x1b\n\x13prefill_s_per_token\x18\x06 \x01(\x01\x12\x13\n\x0bstep_base_s\x18\x07 \x01(\x01\x12\x1a\n\x12step_s_per_request\x18\x08 \x01(\x01\x12 \n\x18step_s_per_context_token\x18\t \x01(\x01\"_\n\x04Pool\x12)\n\x07workers\x18\x01 \x03(\x0b\x32\x18.hekaton.v1.WorkerStatus\x12\x17\n\x0fqueued_requests\x18\x02 \x01(\x04\x12\x13\n\x0bleader_term\x18\x03 \x01(\x04\"\x10\n\x0eGetPoolRequest\"1\n\x0fGetPoolResponse\x12\x1e\n\x04pool\x18\x01 \x01(\x0b\x32\x10.hekaton.v1.Pool\"?\n\x10WatchPoolRequest\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"f\n\x11WatchPoolResponse\x12 \n\x04pool\x18\x01 \x01(\x0b\x32\x10.hekaton.v1.PoolH\x00\x12&\n\x04turn\x18\x02 \x01(\x0b\x32\x16.hekaton.v1.TurnRecordH\x00\x42\x07\n\x05\x65vent*Z\n\nWorkerRole\x12\x1b\n\x17WORKER_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKER_ROLE_PREFILL\x10\x01\x12\x16\n\x12WORKER_ROLE_DECODE\x10\x02\x32\x9d\x01\n\x0bPoolService\x12\x42\n\x07GetPool\x12\x1a.hekaton.v1.GetPoolRequest\x1a\x1b.hekaton.v1.GetPoolResponse\x12J\n\tWatchPool\x12\x1c.hekaton.v1.WatchPoolRequest\x1a\x1d.hekaton.v1.WatchPoolResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15hekaton/v1/pool.proto\x12\nhekaton.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17hekaton/v1/common.proto\"\xb5\x04\n\x0cWorkerStatus\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x04 \x01(\x04\x12\x15\n\rweights_bytes\x18\x05 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x06 \x01(\x04\x12\x15\n\rrunning_model\x18\x07 \x01(\t\x12\x17\n\x0fresident_models\x18\x08 \x03(\t\x12\x16\n\x0eloading_models\x18\t \x03(\t\x12\x18\n\x10requests_running\x18\n \x01(\r\x12\x18\n\x10requests_waiting\x18\x0b \x01(\r\x12\x10\n\x08switches\x18\x0c \x01(\x04\x12\x0e\n\x06tokens\x18\r \x01(\x04\x12\x10\n\x08\x64raining\x18\x0e \x01(\x08\x12$\n\x04role\x18\x0f \x01(\x0e\x32\x16.hekaton.v1.WorkerRole\x12\x43\n\x0eprefill_tokens\x18\x10 \x03(\x0b\x32+.hekaton.v1.WorkerStatus.PrefillTokensEntry\x12%\n\x05\x63osts\x18\x11 \x03(\x0b\x32\x16.hekaton.v1.ModelCosts\x12\x15\n\rhost_kv_bytes\x18\x12 \x01(\x04\x12\x1c\n\x14host_kv_memory_bytes\x18\x13 \x01(\x04\x1a\x34\n\x12PrefillTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xff\x01\n\nModelCosts\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cweight_bytes\x18\x02 \x01(\x04\x12\x1a\n\x12kv_bytes_per_token\x18\x03 \x01(\x04\x12\x0e\n\x06load_s\x18\x04 \x01(\x01\x12\x16\n\x0eprefill_base_s\x18\x05 \x01(\x01\x12\x1b\n\x13prefill_s_per_token\x18\x06 \x01(\x01\x12\x13\n\x0bstep_base_s\x18\x07 \x01(\x01\x12\x1a\n\x12step_s_per_request\x18\x08 \x01(\x01\x12 \n\x18step_s_per_context_token\x18\t \x01(\x01\x12\x18\n\x10swap_s_per_token\x18\n \x01(\x01\"_\n\x04Pool\x12)\n\x07workers\x18\x01 \x03(\x0b\x32\x18.hekaton.v1.WorkerStatus\x12\x17\n\x0fqueued_requests\x18\x02 \x01(\x04\x12\x13\n\x0bleader_term\x18\x03 \x01(\x04\"\x10\n\x0eGetPoolRequest\"1\n\x0fGetPoolResponse\x12\x1e\n\x04pool\x18\x01 \x01(\x0b\x32\x10.hekaton.v1.Pool\"?\n\x10WatchPoolRequest\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"f\n\x11WatchPoolResponse\x12 \n\x04pool\x18\x01 \x01(\x0b\x32\x10.hekaton.v1.PoolH\x00\x12&\n\x04turn\x18\x02 \x01(\x0b\x32\x16.hekaton.v1.TurnRecordH\x00\x42\x07\n\x05\x65vent*Z\n\nWorkerRole\x12\x1b\n\x17WORKER_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKER_ROLE_PREFILL\x10\x01\x12\x16\n\x12WORKER_ROLE_DECODE\x10\x02\x32\x9d\x01\n\x0bPoolService\x12\x42\n\x07GetPool\x12\x1a.hekaton.v1.GetPoolRequest\x1a\x1b.hekaton.v1.GetPoolResponse\x12J\n\tWatchPool\x12\x1c.hekaton.v1.WatchPoolRequest\x1a\x1d.hekaton.v1.WatchPoolResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,24 +35,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WORKERSTATUS_PREFILLTOKENSENTRY']._loaded_options = None
   _globals['_WORKERSTATUS_PREFILLTOKENSENTRY']._serialized_options = b'8\001'
-  _globals['_WORKERROLE']._serialized_start=1229
-  _globals['_WORKERROLE']._serialized_end=1319
+  _globals['_WORKERROLE']._serialized_start=1255
+  _globals['_WORKERROLE']._serialized_end=1345
   _globals['_WORKERSTATUS']._serialized_start=95
   _globals['_WORKERSTATUS']._serialized_end=660
   _globals['_WORKERSTATUS_PREFILLTOKENSENTRY']._serialized_start=608
   _globals['_WORKERSTATUS_PREFILLTOKENSENTRY']._serialized_end=660
   _globals['_MODELCOSTS']._serialized_start=663
-  _globals['_MODELCOSTS']._serialized_end=892
-  _globals['_POOL']._serialized_start=894
-  _globals['_POOL']._serialized_end=989
-  _globals['_GETPOOLREQUEST']._serialized_start=991
-  _globals['_GETPOOLREQUEST']._serialized_end=1007
-  _globals['_GETPOOLRESPONSE']._serialized_start=1009
-  _globals['_GETPOOLRESPONSE']._serialized_end=1058
-  _globals['_WATCHPOOLREQUEST']._serialized_start=1060
-  _globals['_WATCHPOOLREQUEST']._serialized_end=1123
-  _globals['_WATCHPOOLRESPONSE']._serialized_start=1125
-  _globals['_WATCHPOOLRESPONSE']._serialized_end=1227
-  _globals['_POOLSERVICE']._serialized_start=1322
-  _globals['_POOLSERVICE']._serialized_end=1479
+  _globals['_MODELCOSTS']._serialized_end=918
+  _globals['_POOL']._serialized_start=920
+  _globals['_POOL']._serialized_end=1015
+  _globals['_GETPOOLREQUEST']._serialized_start=1017
+  _globals['_GETPOOLREQUEST']._serialized_end=1033
+  _globals['_GETPOOLRESPONSE']._serialized_start=1035
+  _globals['_GETPOOLRESPONSE']._serialized_end=1084
+  _globals['_WATCHPOOLREQUEST']._serialized_start=1086
+  _globals['_WATCHPOOLREQUEST']._serialized_end=1149
+  _globals['_WATCHPOOLRESPONSE']._serialized_start=1151
+  _globals['_WATCHPOOLRESPONSE']._serialized_end=1253
+  _globals['_POOLSERVICE']._serialized_start=1348
+  _globals['_POOLSERVICE']._serialized_end=1505
 # @@protoc_insertion_point(module_scope)

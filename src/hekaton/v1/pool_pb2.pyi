@@ -163,6 +163,7 @@ class ModelCosts(_message.Message):
     STEP_BASE_S_FIELD_NUMBER: _builtins.int
     STEP_S_PER_REQUEST_FIELD_NUMBER: _builtins.int
     STEP_S_PER_CONTEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    SWAP_S_PER_TOKEN_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     weight_bytes: _builtins.int
     kv_bytes_per_token: _builtins.int
@@ -173,6 +174,8 @@ class ModelCosts(_message.Message):
     step_base_s: _builtins.float
     step_s_per_request: _builtins.float
     step_s_per_context_token: _builtins.float
+    swap_s_per_token: _builtins.float
+    """KV between device and host, either way; 0 if nobody has measured it."""
     def __init__(
         self,
         *,
@@ -185,10 +188,11 @@ class ModelCosts(_message.Message):
         step_base_s: _builtins.float = ...,
         step_s_per_request: _builtins.float = ...,
         step_s_per_context_token: _builtins.float = ...,
+        swap_s_per_token: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_bytes_per_token", b"kv_bytes_per_token", "load_s", b"load_s", "model", b"model", "prefill_base_s", b"prefill_base_s", "prefill_s_per_token", b"prefill_s_per_token", "step_base_s", b"step_base_s", "step_s_per_context_token", b"step_s_per_context_token", "step_s_per_request", b"step_s_per_request", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_bytes_per_token", b"kv_bytes_per_token", "load_s", b"load_s", "model", b"model", "prefill_base_s", b"prefill_base_s", "prefill_s_per_token", b"prefill_s_per_token", "step_base_s", b"step_base_s", "step_s_per_context_token", b"step_s_per_context_token", "step_s_per_request", b"step_s_per_request", "swap_s_per_token", b"swap_s_per_token", "weight_bytes", b"weight_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,14 +29,14 @@ from hekaton.policy.slack import SlackTurns
 from hekaton.policy.types import ModelCosts
 
 LIMIT_S = 60.0
-KNOWN = ModelCosts(1000, 10, 0.5, 0.02, 0.001, 0.01, 0.0005, 1e-6)
+KNOWN = ModelCosts(1000, 10, 0.5, 0.02, 0.001, 0.01, 0.0005, 1e-6, 1e-7)
 
 
 class Stage:
     """A turn loop over a real engine; the test plays the worker."""
 
-    def __init__(self, spare_bytes: int, model: TinyModel) -> None:
-        self.engine = TransformersEngine("cpu", model.image.nbytes + spare_bytes)
+    def __init__(self, spare_bytes: int, model: TinyModel, host_kv_bytes: int = 0) -> None:
+        self.engine = TransformersEngine("cpu", model.image.nbytes + spare_bytes, host_kv_memory_bytes=host_kv_bytes)
         self.events: list[Event] = []
         self.loop = TurnLoop(self.engine, SlackTurns(), self.events.append, time.monotonic, "w")
 
@@ -62,8 +62,8 @@ class Stage:
 
 
 @contextmanager
-def staged(model: TinyModel, spare_bytes: int = 4 << 20) -> Iterator[Stage]:
-    stage = Stage(spare_bytes, model)
+def staged(model: TinyModel, spare_bytes: int = 4 << 20, host_kv_bytes: int = 0) -> Iterator[Stage]:
+    stage = Stage(spare_bytes, model, host_kv_bytes)
     try:
         yield stage
     finally:
@@ -94,6 +94,20 @@ def test_a_new_model_is_measured_and_leaves_no_trace(models: dict[str, TinyModel
         assert stage.engine.resident() == frozenset()
         assert (stage.engine.kv_bytes(), stage.engine.weights_bytes()) == (0, 0)
         assert stage.count(ImageDropped) == 1
+        assert costs.swap_s_per_token == 0.0
+
+
+def test_what_kv_takes_to_the_host_is_measured_where_there_is_room_for_it(models: dict[str, TinyModel]) -> None:
+    model = models["llama"]
+    with staged(model, host_kv_bytes=4 << 20) as stage:
+        stage.loop.handle(new(model))
+        stage.settle()
+        stage.loop.handle(ImageReady("m", model.image))
+        stage.until(lambda: bool(stage.told()))
+        stage.settle()
+        costs = stage.told()["m"]
+        assert costs.kv_s_per_token == costs.swap_s_per_token > 0
+        assert (stage.engine.kv_bytes(), stage.engine.host_kv_bytes()) == (0, 0)
 
 
 def test_a_model_whose_costs_are_known_is_built_but_not_loaded(models: dict[str, TinyModel]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from fakes.views import worker_view
 from hekaton.policy.types import Demand, ModelCosts, RequestView, WorkerView
-from hekaton.policy.urgency import GRACE, RETURN, most_urgent_first, rate_all
+from hekaton.policy.urgency import GRACE, RETURN, Rated, most_urgent_first, rate_all, slack_if_gone_s
 
 NOW_S = 1000.0
 TTFT_S = 10.0
@@ -39,6 +39,14 @@ def test_slack_is_the_time_to_spare_before_the_most_urgent_token_is_late() -> No
     assert slack_s(request("r", 5.0), request("s", 3.0)) == pytest.approx(3.0 - 0.01)
     assert slack_s(request("r", 5.0, pending=100)) == pytest.approx(5.0 - 0.11)
     assert slack_s(request("r", 5.0), resident="") == pytest.approx(5.0 - 0.01 - 1.0), "its weights come first"
+
+
+def test_bringing_kv_back_takes_as_long_as_its_bytes_of_weights_unless_it_was_measured() -> None:
+    view = worker_view([request("r", 5.0)], COSTS, 100, kv={"a": 20})
+    for swap_s, back_s in ((0.0, 1.0 + 2.0), (0.25, 1.0 + 0.25 * 20 / 5)):
+        costs = replace(COSTS, kv_bytes_per_token=5, swap_s_per_token=swap_s)
+        one = Rated("a", 10.0, Demand.of("a", [request("r", 5.0)], costs), costs)
+        assert slack_if_gone_s(view, one) == pytest.approx(10.0 - back_s)
 
 
 def test_prompts_wait_for_each_other() -> None:

@@ -1,5 +1,7 @@
 """The books of a simulated device."""
 
+from dataclasses import replace
+
 from fakes.simworlds import costs
 from hekaton.sim.desk import Desk
 from hekaton.sim.device import Device
@@ -35,6 +37,17 @@ def test_kv_goes_before_weights_that_are_on_their_way() -> None:
     assert one.settle(1.68) == ["a"], "48 bytes at 100 a second"
     assert one.settle(2.47) == []
     assert one.settle(2.49) == ["b"]
+
+
+def test_kv_takes_as_long_as_was_measured() -> None:
+    measured = {"a": replace(costs(), swap_s_per_token=0.125)}
+    one = Device(1000, measured, BANDWIDTH_BYTES_PER_S, Host(HostSettings(), {"a": 100}))
+    request = SimRequest("r", "a", 0.0, 48, 10, 10.0, 0.1, produced=1, computed=48)
+    assert one.set_kv(request, 48)
+    one.drop_kv(request, 0.0)
+    assert one.grow_kv(request, 48, 1.0)
+    one.fetch_kv(request, 1.0)
+    assert one.next_copy_ends_s == 12.0, "six seconds out, six in"
 
 
 def test_what_waits_to_be_prefilled_is_counted_although_kv_is_lost() -> None:
