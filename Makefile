@@ -69,11 +69,11 @@ figures: $(VENV)/.figures  ## simulate and draw the pictures of the documentatio
 	.venv-protos/bin/python -m pip install grpcio-tools==1.74.0 grpcio==1.74.0 protobuf==6.33.6 mypy-protobuf==5.1.0 'setuptools<81'
 	touch $@
 
-protos: .venv-protos/.done  ## regenerate src/hekaton/v1 from protos/
+protos: .venv-protos/.done  ## regenerate the stubs, src/hekaton/v1 and src/hekaton/oip, from protos/
 	.venv-protos/bin/python -m grpc_tools.protoc -I protos --plugin=protoc-gen-mypy=.venv-protos/bin/protoc-gen-mypy \
 	  --plugin=protoc-gen-mypy_grpc=.venv-protos/bin/protoc-gen-mypy_grpc \
 	  --python_out=src --grpc_python_out=src --mypy_out=src --mypy_grpc_out=only_async:src \
-	  protos/hekaton/v1/*.proto
+	  protos/hekaton/*/*.proto
 
 clean:  ## remove the environments and caches
 	rm -rf $(VENV) .venv-protos .pytest_cache .mypy_cache .ruff_cache .hypothesis

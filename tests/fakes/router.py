@@ -14,6 +14,7 @@ from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixe
 from fakes.waiting import PATIENCE_S
 from hekaton.config import RouterSettings
 from hekaton.errors import HekatonError
+from hekaton.oip import open_inference_pb2_grpc
 from hekaton.policy.admission import Admission
 from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import from_rpc_error
@@ -34,6 +35,7 @@ class RouterClient:
         self.inference = inference_pb2_grpc.InferenceServiceStub(channel)
         self.models = models_pb2_grpc.ModelServiceStub(channel)
         self.pool = pool_pb2_grpc.PoolServiceStub(channel)
+        self.open_inference = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         self.health = health_pb2_grpc.HealthStub(channel)
 
     def generate(self, request: pb.GenerateRequest, *, timeout_s: float = PATIENCE_S) -> "Stream":

@@ -42,7 +42,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._quotas = quotas
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
-        async with aclosing(self.generate(request, self._budget_s(context))) as events:
+        async with aclosing(self.generate(request, self.budget_s(context))) as events:
             async for event in events:
                 yield event
 
@@ -85,7 +85,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> AsyncIterator[pb.ResumeResponse]:
         admission.check_request_id(request.request_id)
         await self._check_owner(request.request_id)
-        budget_s = self._budget_s(context)
+        budget_s = self.budget_s(context)
         async with self._keeper.resume(request.request_id, budget_s) as reading:
             live, record = reading.live, reading.live.record
             _describe(record)
@@ -118,7 +118,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return pb.CountTokensResponse(tokens=len(token_ids), left_tokens=left_tokens)
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
-        entry, spec = await self._intake.model(request.model, self._budget_s(context))
+        entry, spec = await self._intake.model(request.model, self.budget_s(context))
         if any(token_id >= spec.vocab_size for token_id in request.token_ids):
             raise InvalidArgument(f"every token id must be below the vocabulary size {spec.vocab_size}")
         codec = await self._intake.tokenizers.get(entry, spec)
@@ -129,7 +129,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, request: pb.TokenizeRequest | pb.CountTokensRequest, context: Context
     ) -> tuple[list[int], ModelSpec]:
         admission.check_prompt_form(request)
-        entry, spec = await self._intake.model(request.model, self._budget_s(context))
+        entry, spec = await self._intake.model(request.model, self.budget_s(context))
         codec = await self._intake.tokenizers.get(entry, spec)
         return await self._intake.encode(request, codec), spec
 
@@ -137,7 +137,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         if tenancy.current().name:
             tenancy.check_owner(request_id, await self._keeper.owner(request_id))
 
-    def _budget_s(self, context: Context) -> float:
+    def budget_s(self, context: Context) -> float:
+        """What a call may take."""
         remaining_s = context.time_remaining()
         if remaining_s is None:
             remaining_s = self._settings.default_deadline_s

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from hekaton.config import RouterSettings
 from hekaton.errors import StaleTerm, StoreUnavailable
 from hekaton.metrics import serving_metrics
+from hekaton.oip import open_inference_pb2_grpc
 from hekaton.policy.admission import Admission
 from hekaton.rpc.server import RunningServer, Servicer, new_id, serving
 from hekaton.store.catalog import Catalog
@@ -36,6 +37,9 @@ from hekaton_router.live import LiveRequests
 from hekaton_router.memories import Memories
 from hekaton_router.metrics import RouterMetrics
 from hekaton_router.models import ModelServicer
+from hekaton_router.oip.models import Models
+from hekaton_router.oip.repository import Repository
+from hekaton_router.oip.service import OpenInferenceServicer
 from hekaton_router.patience import Patience
 from hekaton_router.pool import PoolServicer
 from hekaton_router.settler import Settler
@@ -78,6 +82,9 @@ class Router:
         self._inference = InferenceServicer(settings, intake, self.keeper, self.metrics, quotas)
         self._models = ModelServicer(settings, catalog, Profiles(redis), self.view, memories, self._inference.generate)
         self.http = http_app(settings, self._inference, catalog, self.guard, self._ready)
+        self._open_inference = OpenInferenceServicer(
+            self._inference, Models(catalog, self.view.devices), Repository(self._models), self._ready
+        )
         self.pool = PoolServicer(self.view, store, Leadership(redis), group, settings.client_tls)
 
     def servicers(self) -> list[Servicer]:
@@ -93,6 +100,12 @@ class Router:
             Servicer(
                 "hekaton.v1.PoolService",
                 lambda server: pool_pb2_grpc.add_PoolServiceServicer_to_server(self.pool, server),
+            ),
+            Servicer(
+                "inference.GRPCInferenceService",
+                lambda server: open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+                    self._open_inference, server
+                ),
             ),
         ]
 

@@ -18,7 +18,8 @@ log = structlog.get_logger(__name__)
 ANYBODY = Tenant(admin=True)
 """Without keys: whoever reaches the router may do everything."""
 CATALOG = ("RegisterModel", "UpdateModel", "DeleteModel", "SetAlias", "DeleteAlias", "PreloadModel")
-ADMINISTRATIVE = (*CATALOG, "GetPool", "WatchPool")
+REPOSITORY = ("RepositoryModelLoad", "RepositoryModelUnload")
+ADMINISTRATIVE = (*CATALOG, *REPOSITORY, "GetPool", "WatchPool")
 BEARER = "bearer "
 _current: ContextVar[Tenant] = ContextVar("tenant", default=ANYBODY)
 

@@ -25,6 +25,9 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 log = structlog.get_logger(__name__)
 
 
+EVERYBODYS = ("/grpc.health.", "/grpc.reflection.")
+"""Services that answer whoever reaches the port."""
+
 Guard: TypeAlias = Callable[[str, Mapping[str, str]], Awaitable[None]]
 """Told a method and the metadata of its call, in the task that serves it; raises what refuses the call."""
 
@@ -34,7 +37,7 @@ async def let_in(method: str, metadata: Mapping[str, str]) -> None:
 
 
 class ServerInterceptor(grpc.aio.ServerInterceptor):
-    """Turns errors into statuses on every method, and gives hekaton's finite ones a span."""
+    """Asks the guard, turns errors into statuses, gives finite calls a span: of all methods but EVERYBODYS."""
 
     def __init__(self, guard: Guard = let_in) -> None:
         self._guard = guard
@@ -46,7 +49,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith("/hekaton."):
+        if handler is None or method.startswith(EVERYBODYS):
             return handler
         metadata = {
             name: value for name, value in handler_call_details.invocation_metadata or () if isinstance(value, str)

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol of the router: another door to the same generation."""

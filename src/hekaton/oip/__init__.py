@@ -1,0 +1,1 @@
+"""Generated from protos/hekaton/oip by `make protos`. Do not edit."""
