@@ -36,6 +36,9 @@ def test_a_file_imports_only_what_its_place_allows(path: Path) -> None:
         assert not roots(path) & IMPURE, "policies are pure"
         inside = {name for name in imported(path) if name.startswith("hekaton")}
         assert all(name.startswith(("hekaton.policy", "hekaton.facts", "hekaton.errors")) for name in inside)
+    if place[:3] == ("src", "hekaton", "client"):
+        # Its messages are those of other clients too, and a process can know one definition of them only.
+        assert not any(name.startswith("hekaton.oip") for name in imported(path))
     if place[:3] != ("src", "hekaton", "engine"):
         assert not roots(path) & TORCH, "only engine/ imports torch and what needs it"
 
