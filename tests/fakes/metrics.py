@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import urllib.request
 from collections.abc import Mapping
 
@@ -22,16 +23,17 @@ def free_address() -> str:
         return f"127.0.0.1:{one.getsockname()[1]}"
 
 
-async def scrape(addresses: Mapping[str, str]) -> dict[Key, float]:
-    """The value of every series, by service."""
+async def scrape(addresses: Mapping[str, str], tls: ssl.SSLContext | None = None) -> dict[Key, float]:
+    """The value of every series, by service. Raises OSError."""
     values: dict[Key, float] = {}
     for service, address in addresses.items():
-        for family in text_string_to_metric_families(await asyncio.to_thread(_read, address)):
+        for family in text_string_to_metric_families(await asyncio.to_thread(_read, address, tls)):
             for one in family.samples:
                 values[service, one.name, frozenset(one.labels.items())] = one.value
     return values
 
 
-def _read(address: str) -> str:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+def _read(address: str, tls: ssl.SSLContext | None) -> str:
+    url = f"{'https' if tls else 'http'}://{address}/metrics"
+    with urllib.request.urlopen(url, timeout=10, context=tls) as answer:
         return str(answer.read().decode())
