@@ -33,10 +33,17 @@ $(VENV)/.test: $(VENV)/.run
 	$(BIN)/python -m pip install -c constraints.txt -e '.[worker,demo,dev,figures]'
 	touch $@
 
+# Triton's client wants an older protobuf than ours: a process that uses it puts this directory before the environment's.
+.triton-client/.done: $(VENV)/.python
+	rm -rf .triton-client
+	$(BIN)/python -m pip install --no-deps --target .triton-client tritonclient==2.73.0 protobuf==6.33.6 \
+	  python-rapidjson==1.25 ml_dtypes==0.5.4 urllib3==2.8.0
+	touch $@
+
 demo: $(VENV)/.run  ## several real models taking turns on one small device, every answer verified
 	$(BIN)/hekaton demo
 
-test: $(VENV)/.test lint  ## linters, types and the whole test suite
+test: $(VENV)/.test .triton-client/.done lint  ## linters, types and the whole test suite
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 lint: $(VENV)/.test  ## ruff and strict mypy
@@ -76,4 +83,4 @@ protos: .venv-protos/.done  ## regenerate the stubs, src/hekaton/v1 and src/heka
 	  protos/hekaton/*/*.proto
 
 clean:  ## remove the environments and caches
-	rm -rf $(VENV) .venv-protos .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-protos .triton-client .pytest_cache .mypy_cache .ruff_cache .hypothesis
