@@ -27,51 +27,51 @@ from hekaton.v1 import common_pb2 as hekaton_dot_v1_dot_common__pb2
 from hekaton.v1 import pool_pb2 as hekaton_dot_v1_dot_pool__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hekaton/v1/models.proto\x12\nhekaton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17hekaton/v1/common.proto\x1a\x15hekaton/v1/pool.proto\"\xd2\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x1c\n\x03slo\x18\x03 \x01(\x0b\x32\x0f.hekaton.v1.Slo\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.hekaton.v1.ModelState\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12#\n\x04spec\x18\x06 \x01(\x0b\x32\x15.hekaton.v1.ModelSpec\x12\x1b\n\x13resident_worker_ids\x18\x07 \x03(\t\x12\x1a\n\x12running_worker_ids\x18\x08 \x03(\t\x12+\n\x08profiles\x18\t \x03(\x0b\x32\x19.hekaton.v1.DeviceProfile\x12\x0f\n\x07\x61liases\x18\n \x03(\t\x12+\n\x07\x63reated\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06pinned\x18\x0c \x01(\x08\"c\n\rDeviceProfile\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x02 \x01(\x04\x12%\n\x05\x63osts\x18\x03 \x01(\x0b\x32\x16.hekaton.v1.ModelCosts\"a\n\x14RegisterModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x1c\n\x03slo\x18\x04 \x01(\x0b\x32\x0f.hekaton.v1.Slo\"9\n\x15RegisterModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.hekaton.v1.Model\"\x13\n\x11ListModelsRequest\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.hekaton.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.hekaton.v1.Model\"`\n\x12UpdateModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1c\n\x03slo\x18\x02 \x01(\x0b\x32\x0f.hekaton.v1.Slo\x12\x13\n\x06pinned\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_pinned\"7\n\x13UpdateModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.hekaton.v1.Model\"\"\n\x12\x44\x65leteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteModelResponse\"/\n\x0fSetAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"*\n\x10SetAliasResponse\x12\x16\n\x0eprevious_model\x18\x01 \x01(\t\"#\n\x12\x44\x65leteAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAliasResponse\"#\n\x13PreloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\")\n\x14PreloadModelResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t*s\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_STATE_PREPARING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x32\x82\x05\n\x0cModelService\x12T\n\rRegisterModel\x12 .hekaton.v1.RegisterModelRequest\x1a!.hekaton.v1.RegisterModelResponse\x12K\n\nListModels\x12\x1d.hekaton.v1.ListModelsRequest\x1a\x1e.hekaton.v1.ListModelsResponse\x12\x45\n\x08GetModel\x12\x1b.hekaton.v1.GetModelRequest\x1a\x1c.hekaton.v1.GetModelResponse\x12N\n\x0bUpdateModel\x12\x1e.hekaton.v1.UpdateModelRequest\x1a\x1f.hekaton.v1.UpdateModelResponse\x12N\n\x0b\x44\x65leteModel\x12\x1e.hekaton.v1.DeleteModelRequest\x1a\x1f.hekaton.v1.DeleteModelResponse\x12\x45\n\x08SetAlias\x12\x1b.hekaton.v1.SetAliasRequest\x1a\x1c.hekaton.v1.SetAliasResponse\x12N\n\x0b\x44\x65leteAlias\x12\x1e.hekaton.v1.DeleteAliasRequest\x1a\x1f.hekaton.v1.DeleteAliasResponse\x12Q\n\x0cPreloadModel\x12\x1f.hekaton.v1.PreloadModelRequest\x1a .hekaton.v1.PreloadModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hekaton/v1/models.proto\x12\nhekaton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17hekaton/v1/common.proto\x1a\x15hekaton/v1/pool.proto\"\xe7\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x1c\n\x03slo\x18\x03 \x01(\x0b\x32\x0f.hekaton.v1.Slo\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.hekaton.v1.ModelState\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12#\n\x04spec\x18\x06 \x01(\x0b\x32\x15.hekaton.v1.ModelSpec\x12\x1b\n\x13resident_worker_ids\x18\x07 \x03(\t\x12\x1a\n\x12running_worker_ids\x18\x08 \x03(\t\x12+\n\x08profiles\x18\t \x03(\x0b\x32\x19.hekaton.v1.DeviceProfile\x12\x0f\n\x07\x61liases\x18\n \x03(\t\x12+\n\x07\x63reated\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06pinned\x18\x0c \x01(\x08\x12\x13\n\x0btool_parser\x18\r \x01(\t\"c\n\rDeviceProfile\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x02 \x01(\x04\x12%\n\x05\x63osts\x18\x03 \x01(\x0b\x32\x16.hekaton.v1.ModelCosts\"v\n\x14RegisterModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x1c\n\x03slo\x18\x04 \x01(\x0b\x32\x0f.hekaton.v1.Slo\x12\x13\n\x0btool_parser\x18\x05 \x01(\t\"9\n\x15RegisterModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.hekaton.v1.Model\"\x13\n\x11ListModelsRequest\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.hekaton.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.hekaton.v1.Model\"`\n\x12UpdateModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1c\n\x03slo\x18\x02 \x01(\x0b\x32\x0f.hekaton.v1.Slo\x12\x13\n\x06pinned\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_pinned\"7\n\x13UpdateModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.hekaton.v1.Model\"\"\n\x12\x44\x65leteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteModelResponse\"/\n\x0fSetAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"*\n\x10SetAliasResponse\x12\x16\n\x0eprevious_model\x18\x01 \x01(\t\"#\n\x12\x44\x65leteAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAliasResponse\"#\n\x13PreloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\")\n\x14PreloadModelResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t*s\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_STATE_PREPARING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x32\x82\x05\n\x0cModelService\x12T\n\rRegisterModel\x12 .hekaton.v1.RegisterModelRequest\x1a!.hekaton.v1.RegisterModelResponse\x12K\n\nListModels\x12\x1d.hekaton.v1.ListModelsRequest\x1a\x1e.hekaton.v1.ListModelsResponse\x12\x45\n\x08GetModel\x12\x1b.hekaton.v1.GetModelRequest\x1a\x1c.hekaton.v1.GetModelResponse\x12N\n\x0bUpdateModel\x12\x1e.hekaton.v1.UpdateModelRequest\x1a\x1f.hekaton.v1.UpdateModelResponse\x12N\n\x0b\x44\x65leteModel\x12\x1e.hekaton.v1.DeleteModelRequest\x1a\x1f.hekaton.v1.DeleteModelResponse\x12\x45\n\x08SetAlias\x12\x1b.hekaton.v1.SetAliasRequest\x1a\x1c.hekaton.v1.SetAliasResponse\x12N\n\x0b\x44\x65leteAlias\x12\x1e.hekaton.v1.DeleteAliasRequest\x1a\x1f.hekaton.v1.DeleteAliasResponse\x12Q\n\x0cPreloadModel\x12\x1f.hekaton.v1.PreloadModelRequest\x1a .hekaton.v1.PreloadModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hekaton.v1.models_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=1332
-  _globals['_MODELSTATE']._serialized_end=1447
+  _globals['_MODELSTATE']._serialized_start=1374
+  _globals['_MODELSTATE']._serialized_end=1489
   _globals['_MODEL']._serialized_start=121
-  _globals['_MODEL']._serialized_end=459
-  _globals['_DEVICEPROFILE']._serialized_start=461
-  _globals['_DEVICEPROFILE']._serialized_end=560
-  _globals['_REGISTERMODELREQUEST']._serialized_start=562
-  _globals['_REGISTERMODELREQUEST']._serialized_end=659
-  _globals['_REGISTERMODELRESPONSE']._serialized_start=661
-  _globals['_REGISTERMODELRESPONSE']._serialized_end=718
-  _globals['_LISTMODELSREQUEST']._serialized_start=720
-  _globals['_LISTMODELSREQUEST']._serialized_end=739
-  _globals['_LISTMODELSRESPONSE']._serialized_start=741
-  _globals['_LISTMODELSRESPONSE']._serialized_end=796
-  _globals['_GETMODELREQUEST']._serialized_start=798
-  _globals['_GETMODELREQUEST']._serialized_end=829
-  _globals['_GETMODELRESPONSE']._serialized_start=831
-  _globals['_GETMODELRESPONSE']._serialized_end=883
-  _globals['_UPDATEMODELREQUEST']._serialized_start=885
-  _globals['_UPDATEMODELREQUEST']._serialized_end=981
-  _globals['_UPDATEMODELRESPONSE']._serialized_start=983
-  _globals['_UPDATEMODELRESPONSE']._serialized_end=1038
-  _globals['_DELETEMODELREQUEST']._serialized_start=1040
-  _globals['_DELETEMODELREQUEST']._serialized_end=1074
-  _globals['_DELETEMODELRESPONSE']._serialized_start=1076
-  _globals['_DELETEMODELRESPONSE']._serialized_end=1097
-  _globals['_SETALIASREQUEST']._serialized_start=1099
-  _globals['_SETALIASREQUEST']._serialized_end=1146
-  _globals['_SETALIASRESPONSE']._serialized_start=1148
-  _globals['_SETALIASRESPONSE']._serialized_end=1190
-  _globals['_DELETEALIASREQUEST']._serialized_start=1192
-  _globals['_DELETEALIASREQUEST']._serialized_end=1227
-  _globals['_DELETEALIASRESPONSE']._serialized_start=1229
-  _globals['_DELETEALIASRESPONSE']._serialized_end=1250
-  _globals['_PRELOADMODELREQUEST']._serialized_start=1252
-  _globals['_PRELOADMODELREQUEST']._serialized_end=1287
-  _globals['_PRELOADMODELRESPONSE']._serialized_start=1289
-  _globals['_PRELOADMODELRESPONSE']._serialized_end=1330
-  _globals['_MODELSERVICE']._serialized_start=1450
-  _globals['_MODELSERVICE']._serialized_end=2092
+  _globals['_MODEL']._serialized_end=480
+  _globals['_DEVICEPROFILE']._serialized_start=482
+  _globals['_DEVICEPROFILE']._serialized_end=581
+  _globals['_REGISTERMODELREQUEST']._serialized_start=583
+  _globals['_REGISTERMODELREQUEST']._serialized_end=701
+  _globals['_REGISTERMODELRESPONSE']._serialized_start=703
+  _globals['_REGISTERMODELRESPONSE']._serialized_end=760
+  _globals['_LISTMODELSREQUEST']._serialized_start=762
+  _globals['_LISTMODELSREQUEST']._serialized_end=781
+  _globals['_LISTMODELSRESPONSE']._serialized_start=783
+  _globals['_LISTMODELSRESPONSE']._serialized_end=838
+  _globals['_GETMODELREQUEST']._serialized_start=840
+  _globals['_GETMODELREQUEST']._serialized_end=871
+  _globals['_GETMODELRESPONSE']._serialized_start=873
+  _globals['_GETMODELRESPONSE']._serialized_end=925
+  _globals['_UPDATEMODELREQUEST']._serialized_start=927
+  _globals['_UPDATEMODELREQUEST']._serialized_end=1023
+  _globals['_UPDATEMODELRESPONSE']._serialized_start=1025
+  _globals['_UPDATEMODELRESPONSE']._serialized_end=1080
+  _globals['_DELETEMODELREQUEST']._serialized_start=1082
+  _globals['_DELETEMODELREQUEST']._serialized_end=1116
+  _globals['_DELETEMODELRESPONSE']._serialized_start=1118
+  _globals['_DELETEMODELRESPONSE']._serialized_end=1139
+  _globals['_SETALIASREQUEST']._serialized_start=1141
+  _globals['_SETALIASREQUEST']._serialized_end=1188
+  _globals['_SETALIASRESPONSE']._serialized_start=1190
+  _globals['_SETALIASRESPONSE']._serialized_end=1232
+  _globals['_DELETEALIASREQUEST']._serialized_start=1234
+  _globals['_DELETEALIASREQUEST']._serialized_end=1269
+  _globals['_DELETEALIASRESPONSE']._serialized_start=1271
+  _globals['_DELETEALIASRESPONSE']._serialized_end=1292
+  _globals['_PRELOADMODELREQUEST']._serialized_start=1294
+  _globals['_PRELOADMODELREQUEST']._serialized_end=1329
+  _globals['_PRELOADMODELRESPONSE']._serialized_start=1331
+  _globals['_PRELOADMODELRESPONSE']._serialized_end=1372
+  _globals['_MODELSERVICE']._serialized_start=1492
+  _globals['_MODELSERVICE']._serialized_end=2134
 # @@protoc_insertion_point(module_scope)

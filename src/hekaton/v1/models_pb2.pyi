@@ -57,6 +57,7 @@ class Model(_message.Message):
     ALIASES_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
+    TOOL_PARSER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     source: _builtins.str
     """A checkpoint directory on the memory service's host, a hub id, or
@@ -66,6 +67,8 @@ class Model(_message.Message):
     error: _builtins.str
     """Why, if the state is FAILED."""
     pinned: _builtins.bool
+    tool_parser: _builtins.str
+    """As it was registered."""
     @_builtins.property
     def slo(self) -> _common_pb2.Slo: ...
     @_builtins.property
@@ -103,10 +106,11 @@ class Model(_message.Message):
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         created: _timestamp_pb2.Timestamp | None = ...,
         pinned: _builtins.bool = ...,
+        tool_parser: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "slo", b"slo", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "created", b"created", "error", b"error", "name", b"name", "pinned", b"pinned", "profiles", b"profiles", "resident_worker_ids", b"resident_worker_ids", "running_worker_ids", b"running_worker_ids", "slo", b"slo", "source", b"source", "spec", b"spec", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "created", b"created", "error", b"error", "name", b"name", "pinned", b"pinned", "profiles", b"profiles", "resident_worker_ids", b"resident_worker_ids", "running_worker_ids", b"running_worker_ids", "slo", b"slo", "source", b"source", "spec", b"spec", "state", b"state", "tool_parser", b"tool_parser"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -147,10 +151,15 @@ class RegisterModelRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     SLO_FIELD_NUMBER: _builtins.int
+    TOOL_PARSER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     source: _builtins.str
     dtype: _builtins.str
     """"float32", "bfloat16", "float16"; as the checkpoint says if empty."""
+    tool_parser: _builtins.str
+    """How its calls of tools are read: "hermes", "llama3" or "mistral"; as its
+    chat template says if empty.
+    """
     @_builtins.property
     def slo(self) -> _common_pb2.Slo: ...
     def __init__(
@@ -160,10 +169,11 @@ class RegisterModelRequest(_message.Message):
         source: _builtins.str = ...,
         dtype: _builtins.str = ...,
         slo: _common_pb2.Slo | None = ...,
+        tool_parser: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["slo", b"slo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "name", b"name", "slo", b"slo", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "name", b"name", "slo", b"slo", "source", b"source", "tool_parser", b"tool_parser"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
