@@ -29,6 +29,8 @@ class RequestState(StrEnum):
 class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    """As STOP, where the router has read calls of tools in the text. Engines know of none."""
 
 
 class ModelState(StrEnum):
@@ -88,8 +90,15 @@ class Sampling:
     """So many of the likeliest tokens with each token's own log probability; None is neither."""
     json_schema: str = ""
     """The output is a JSON text that follows it; empty: any text."""
+    grammar: str = ""
+    """The output follows it, as the router wrote it for calls of tools: Lark's syntax as llguidance has it."""
     choice: int = 0
     """Which of several outputs of one prompt; part of the key of its randomness."""
+
+    @property
+    def constrained(self) -> bool:
+        """Not every token may come next."""
+        return bool(self.json_schema or self.grammar)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +141,8 @@ class CatalogEntry:
     """When it was registered: seconds since 1970, on its router's clock."""
     pinned: bool = False
     """Every memory service keeps its weights."""
+    tool_parser: str = ""
+    """How its calls of tools are read; empty: as its chat template says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +191,10 @@ class RequestRecord:
     """Outputs that its client asked for; this one is the first of them."""
     resume_window_s: float = 0.0
     """How long it goes on without a client; 0: it is cancelled when its client is gone."""
+    tool_parser: str = ""
+    """How calls of tools are read in its text; empty: it is all text."""
+    parallel_tool_calls: bool = True
+    """False: its text ends with the first call."""
 
 
 @dataclass(frozen=True, slots=True)

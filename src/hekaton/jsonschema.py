@@ -26,11 +26,11 @@ def grammar_of(schema: str) -> str:
     return str(LLMatcher.grammar_from_json_schema(schema, overrides=LAYOUT))
 
 
-def check(schema: str) -> None:
+def check(schema: str, field: str = "sampling.json_schema") -> None:
     """Raises InvalidArgument, saying why, for what cannot be followed. May take long: call it off the event loop."""
     try:
         error = LLMatcher.validate_grammar(grammar_of(schema))
     except ValueError as failure:
         error = str(failure)
     if error:
-        raise InvalidArgument(f"sampling.json_schema cannot be followed: {' '.join(error.split())[:MAX_REASON_CHARS]}")
+        raise InvalidArgument(f"{field} cannot be followed: {' '.join(error.split())[:MAX_REASON_CHARS]}")

@@ -57,6 +57,7 @@ class Stream:
         self.token_ids: list[int] = []
         self.text = ""
         self.logprobs: list[float] = []
+        self.tool_calls: list[pb.ToolCallDelta] = []
 
     async def accepted(self) -> pb.Accepted:
         response: pb.GenerateResponse | pb.ResumeResponse = await anext(aiter(self.call))
@@ -93,6 +94,7 @@ class Stream:
         assert tokens.first_index == len(self.token_ids)
         self.token_ids += tokens.token_ids
         self.text += tokens.text
+        self.tool_calls += tokens.tool_calls
         self.logprobs += [told.logprob for told in tokens.logprobs]
 
 

@@ -20,10 +20,12 @@ ALPHABET = byte_alphabet()
 class Decoding:
     """How a tokenizer turns ids into text; made once, used by many detokenisers."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, shown: frozenset[int] = frozenset()) -> None:
+        """Special tokens are skipped, except for those that are to be `shown`."""
         self._tokenizer = tokenizer
+        self._shown = shown
         added = tokenizer.get_added_tokens_decoder()
-        self._special = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._special = frozenset(token_id for token_id, token in added.items() if token.special) - shown
         raw = (tokenizer.token_to_id(f"<0x{value:02X}>") for value in range(256))
         self.byte_ids = frozenset(token_id for token_id in raw if token_id is not None)
         """Tokens of one raw byte. A decoder judges a run of them as a whole: one bad byte spoils the run."""
@@ -33,7 +35,10 @@ class Decoding:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Whole text of ids, special tokens skipped."""
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        if not self._shown:
+            return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        kept = [token_id for token_id in token_ids if token_id not in self._special]
+        return self._tokenizer.decode(kept, skip_special_tokens=False)
 
     def piece(self, token_ids: Sequence[int]) -> str:
         """The same of a few visible ids; that of a single one is remembered."""

@@ -24,7 +24,10 @@ from hekaton_router.keeper import Keeper, Reading
 from hekaton_router.live import LiveRequest
 from hekaton_router.metrics import RouterMetrics
 from hekaton_router.tenancy import Quotas
-from hekaton_router.text import OutputText
+from hekaton_router.tokenization import TextCodec
+from hekaton_router.tools.formats import FORMATS, call_id
+from hekaton_router.tools.parser import CallPiece, Written
+from hekaton_router.words import NOTHING, Delivered, Words
 
 log = structlog.get_logger(__name__)
 UNKNOWN = common_pb2.TokenLogprobs(logprob=math.nan)
@@ -74,13 +77,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             meter.accepted()
             log.info("accepted", model=record.model, prompt_tokens=record.prompt_tokens)
             yield pb.GenerateResponse(accepted=_accepted(record))
-            output = Output(reading, admitted.codec.decoding, self._keeper.stop)
+            output = Output(reading, admitted.codec, self._keeper.stop)
             while (tokens := await output.next()) is not None:
                 tokens.choice = choice
                 yield pb.GenerateResponse(tokens=tokens)
-            finished = reading.live.outcome()
+            finished = output.finished(choice)
             meter.finished(_conclude(finished))
-            yield pb.GenerateResponse(finished=pb.Finished(reason=finished.reason, stats=finished.stats, choice=choice))
+            yield pb.GenerateResponse(finished=finished)
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> AsyncIterator[pb.ResumeResponse]:
         admission.check_request_id(request.request_id)
@@ -96,10 +99,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             while len(live.token_ids) < request.next_index and not live.end:
                 await live.more(len(live.token_ids), reading.reader)
             check_prefix(live, request)
-            output = Output(reading, codec.decoding, self._keeper.stop, request.next_index, request.text_chars)
+            delivered = Delivered(request.text_chars, request.tool_call_chars)
+            output = Output(reading, codec, self._keeper.stop, request.next_index, delivered)
             while (tokens := await output.next()) is not None:
                 yield pb.ResumeResponse(tokens=tokens)
-            finished = live.outcome()
+            finished = output.finished()
             _conclude(finished)
             yield pb.ResumeResponse(finished=finished)
 
@@ -151,20 +155,22 @@ class Output:
     def __init__(
         self,
         reading: Reading,
-        decoding: Decoding,
+        codec: TextCodec,
         stop: Callable[[LiveRequest, int], None],
         sent: int = 0,
-        sent_chars: int = 0,
+        delivered: Delivered = NOTHING,
     ) -> None:
-        """`sent` tokens and `sent_chars` characters of their text have been delivered before.
+        """`sent` tokens, and what is `delivered` of their words, have been sent before.
 
         `stop` ends the request where its text does: with so many tokens.
         """
         self._live, self._reader = reading
         self._stop = stop
-        self._text = OutputText(decoding, self._live.record.sampling, sent_chars)
+        form = FORMATS.get(self._live.record.tool_parser)
+        decoding = codec.decoding_showing(form.markers if form else ())
+        self._words = Words(decoding, self._live.record, delivered)
         self._sent = sent
-        self._held = self._text.push(self._live.token_ids[:sent])
+        self._held = self._words.push(self._live.token_ids[:sent])
         self._closed = False
 
     async def next(self) -> pb.Tokens | None:
@@ -173,18 +179,35 @@ class Output:
             return None
         await self._live.more(self._sent, self._reader)
         first, token_ids = self._sent, self._live.token_ids[self._sent :]
-        text, self._held = self._held + self._text.push(token_ids), ""
+        written, self._held = self._held.add(self._words.push(token_ids)), Written()
         if self._live.end:
             self._closed = True
-            text += self._text.flush()
-        if (ended_at := self._text.ended_at) is not None:
+            written.add(self._words.flush())
+        if (ended_at := self._words.ended_at) is not None:
             token_ids = token_ids[: max(ended_at - first, 0)]
             if self._live.stopped_at is None:
                 self._stop(self._live, ended_at)
         self._sent += len(token_ids)
-        if not token_ids and not text:
+        if not (token_ids or written.text or written.calls):
             return None
-        return pb.Tokens(first_index=first, token_ids=token_ids, text=text, logprobs=self._logprobs(first))
+        return pb.Tokens(
+            first_index=first,
+            token_ids=token_ids,
+            text=written.text,
+            logprobs=self._logprobs(first),
+            tool_calls=[self._delta(piece) for piece in written.calls],
+        )
+
+    def finished(self, choice: int = 0) -> pb.Finished:
+        """How the request ended; raises what ended it otherwise."""
+        outcome = self._live.outcome()
+        called = self._words.has_calls and outcome.reason == common_pb2.FINISH_REASON_STOP
+        reason = common_pb2.FINISH_REASON_TOOL_CALLS if called else outcome.reason
+        return pb.Finished(reason=reason, stats=outcome.stats, choice=choice)
+
+    def _delta(self, piece: CallPiece) -> pb.ToolCallDelta:
+        name = call_id(self._live.record.request_id, piece.index) if piece.name else ""
+        return pb.ToolCallDelta(index=piece.index, id=name, name=piece.name, arguments=piece.arguments)
 
     def _logprobs(self, first: int) -> list[common_pb2.TokenLogprobs]:
         if self._live.record.sampling.logprobs is None:

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from hekaton import jsonschema, telemetry
@@ -16,8 +16,11 @@ from hekaton_router import admission, tenancy
 from hekaton_router.admission import Prompted
 from hekaton_router.models import find, permitted
 from hekaton_router.patience import Patience
-from hekaton_router.sampling import decide_sampling
+from hekaton_router.sampling import check_constrainable, decide_sampling
 from hekaton_router.tokenization import TextCodec, TokenizerCache
+from hekaton_router.tools import grammar
+from hekaton_router.tools.asked import ToolUse, messages_of, tool_use
+from hekaton_router.tools.formats import FORMATS, detected
 from hekaton_router.view import PoolView
 
 SEED_BITS = 63
@@ -50,10 +53,13 @@ class Intake:
         entry, spec = await self.model(request.model, _left_s(ends_s))
         admission.check_pool(entry.name, spec, self.view.devices())
         codec = await self.tokenizers.get(entry, spec)
+        use = tool_use(request.chat)
         prompt = await self._prompt(request, codec)
         record = self._record(request, entry, spec, prompt, ends_s)
         if record.sampling.json_schema:
             await self.tokenizers.run(jsonschema.check, record.sampling.json_schema)
+        if use.tools:
+            record = await self._with_tools(record, use, request, entry, spec, codec)
         return Admitted(record, prompt, codec)
 
     async def model(self, name: str, budget_s: float) -> tuple[CatalogEntry, ModelSpec]:
@@ -74,16 +80,39 @@ class Intake:
         if request.WhichOneof("prompt") == "text":
             return await self.tokenizers.run(codec.encode, request.text)
         if request.WhichOneof("prompt") == "chat":
-            messages = [{"role": message.role, "content": message.content} for message in request.chat.messages]
-            if not messages:
-                raise InvalidArgument("the chat is empty: send at least one message")
-            return await self.tokenizers.run(codec.encode_chat, messages)
+            messages, use = messages_of(request.chat), tool_use(request.chat)
+            return await self.tokenizers.run(codec.encode_chat, messages, use.shown())
         raise InvalidArgument("send exactly one prompt: text or chat")
 
     async def _prompt(self, request: pb.GenerateRequest, codec: TextCodec) -> list[int]:
         if request.HasField("token_ids"):
             return list(request.token_ids.ids)
         return await self.encode(request, codec)
+
+    async def _with_tools(
+        self,
+        record: RequestRecord,
+        use: ToolUse,
+        request: pb.GenerateRequest,
+        entry: CatalogEntry,
+        spec: ModelSpec,
+        codec: TextCodec,
+    ) -> RequestRecord:
+        """The output is read for calls, and follows what the request demands of them."""
+        if record.sampling.json_schema:
+            raise InvalidArgument("sampling.json_schema leaves no room for calls: send no tools, or tool_choice none")
+        form = FORMATS.get(entry.tool_parser or detected(codec.template.source))
+        if form is None:
+            raise InvalidArgument(
+                f"chat.tools: model {entry.name} writes calls in a way that is not known here: register it with a "
+                f"tool_parser ({', '.join(FORMATS)})"
+            )
+        sampling = record.sampling
+        if use.constrained:
+            check_constrainable("chat.tool_choice" if use.forced else "chat.tools", request.sampling, spec)
+            await self.tokenizers.run(grammar.check, use)
+            sampling = replace(sampling, grammar=grammar.grammar_of(form, use, codec.special_ids(form.markers)))
+        return replace(record, sampling=sampling, tool_parser=form.name, parallel_tool_calls=use.several)
 
     def _record(
         self, request: pb.GenerateRequest, entry: CatalogEntry, spec: ModelSpec, prompt: list[int], ends_s: float

@@ -19,6 +19,7 @@ from hekaton.v1 import models_pb2 as pb
 from hekaton_router import tenancy
 from hekaton_router.admission import decide_slo
 from hekaton_router.memories import Memories
+from hekaton_router.tools.formats import FORMATS
 from hekaton_router.view import PoolView
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
@@ -52,7 +53,8 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         _check(request)
         slo = _own_slo(request.slo, self._default_slo)
         created = int(time.time())
-        entry = CatalogEntry(request.name, request.source, request.dtype, slo, ModelState.PREPARING, created=created)
+        entry = CatalogEntry(request.name, request.source, request.dtype, slo, ModelState.PREPARING)
+        entry = replace(entry, created=created, tool_parser=request.tool_parser)
         if target := await self._catalog.alias(entry.name):
             raise AlreadyExists(f"{entry.name} is an alias of model {target}: delete it first or choose another name")
         if entry.source.startswith(SOURCE_PREFIX):
@@ -207,6 +209,8 @@ def _check(request: pb.RegisterModelRequest) -> None:
         raise InvalidArgument(f"source must name a checkpoint, in at most {MAX_SOURCE_CHARS} characters")
     if request.dtype not in DTYPES:
         raise InvalidArgument(f"dtype must be float32, bfloat16 or float16, not {request.dtype[:32]!r}")
+    if request.tool_parser and request.tool_parser not in FORMATS:
+        raise InvalidArgument(f"tool_parser must be {', '.join(FORMATS)}, not {request.tool_parser[:32]!r}")
 
 
 def _emulated(entry: CatalogEntry) -> ModelSpec:

@@ -121,13 +121,18 @@ def _check_schema(message: common_pb2.Sampling, spec: ModelSpec) -> None:
     nbytes = len(message.json_schema.encode())
     if not 0 < nbytes <= MAX_SCHEMA_BYTES:
         raise InvalidArgument(f"sampling.json_schema must have 1 to {MAX_SCHEMA_BYTES} bytes, not {nbytes}")
+    check_constrainable("sampling.json_schema", message, spec)
+
+
+def check_constrainable(field: str, message: common_pb2.Sampling, spec: ModelSpec) -> None:
+    """That the output can follow, and end where, a field wants it to."""
     if spec.architecture == EMULATED:
-        raise InvalidArgument("sampling.json_schema: an emulated model's tokens follow nothing; leave it unset")
+        raise InvalidArgument(f"{field}: an emulated model's tokens follow nothing; leave it unset")
     if not spec.eos_token_ids:
-        raise InvalidArgument("sampling.json_schema: this model has no end token to end with; leave it unset")
+        raise InvalidArgument(f"{field}: this model has no end token to end with; leave it unset")
     if message.ignore_eos or message.min_tokens:
         name = "ignore_eos" if message.ignore_eos else "min_tokens"
-        raise InvalidArgument(f"sampling.{name} forbids the end that sampling.json_schema asks for: send one of them")
+        raise InvalidArgument(f"sampling.{name} forbids the end that {field} asks for: send one of them")
 
 
 def _min_tokens(message: common_pb2.Sampling, spec: ModelSpec, ends: tuple[int, ...], max_tokens: int) -> int:

@@ -39,12 +39,10 @@ class StopTexts:
 class OutputText:
     """Token ids in, text out. `ended_at` is the number of tokens with which a stop text was complete."""
 
-    def __init__(self, decoding: Decoding, sampling: Sampling, delivered_chars: int = 0) -> None:
-        """The first `delivered_chars` characters are not given out again."""
+    def __init__(self, decoding: Decoding, sampling: Sampling) -> None:
         self._detokenizer = Detokenizer(decoding)
         self._stops = StopTexts(sampling.stop) if sampling.stop else None
         self._min_tokens = sampling.min_tokens
-        self._known_chars = delivered_chars
         self._tokens = 0
         self.ended_at: int | None = None
 
@@ -53,9 +51,9 @@ class OutputText:
         if not token_ids:
             return ""
         if self._stops is None:
-            return self._new(self._detokenizer.push(token_ids))
+            return self._detokenizer.push(token_ids)
         # One by one: how many tokens arrive together must not decide where the output ends.
-        return self._new("".join(self._push_one(token_id, self._stops) for token_id in token_ids))
+        return "".join(self._push_one(token_id, self._stops) for token_id in token_ids)
 
     def flush(self) -> str:
         """What was held back: call it once, after the last id."""
@@ -66,7 +64,7 @@ class OutputText:
             text = self._stops.push(text)
             self._note(self._stops)
             text += self._stops.flush()
-        return self._new(text)
+        return text
 
     def _push_one(self, token_id: int, stops: StopTexts) -> str:
         if self.ended_at is not None:
@@ -82,11 +80,6 @@ class OutputText:
     def _note(self, stops: StopTexts) -> None:
         if stops.found:
             self.ended_at = self._tokens
-
-    def _new(self, text: str) -> str:
-        fresh = text[self._known_chars :]
-        self._known_chars = max(self._known_chars - len(text), 0)
-        return fresh
 
 
 def overlap(text: str, stop: str) -> int:

@@ -1,28 +1,28 @@
 """Text to token ids: tokenizers of the registered models, fetched once and kept."""
 
 import asyncio
-import json
 import weakref
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import NoReturn, ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
 
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from hekaton.errors import InvalidArgument
 from hekaton.facts import CatalogEntry, ModelSpec
 from hekaton.v1 import memory_pb2
 from hekaton_router.admission import EMULATED
+from hekaton_router.chat import ChatTemplate, Message, Tool
 from hekaton_router.detokenizer import Decoding, byte_alphabet
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Fetch = Callable[[CatalogEntry, ModelSpec], Awaitable[memory_pb2.GetTokenizerResponse]]
+EMULATED_TEMPLATE = """{% if tools %}tools: {{ tools | tojson }}{{ "\\n" }}{% endif %}
+{% for message in messages %}{{ message.role }}: {{ message.content }}
+{%- for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}
+{{- "\\n" }}{% endfor %}assistant:"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,33 +31,33 @@ class TextCodec:
 
     tokenizer: Tokenizer
     decoding: Decoding
-    chat_template: str
-    special_tokens: Mapping[str, str]
+    template: ChatTemplate
+    _showing: dict[frozenset[int], Decoding] = field(default_factory=dict)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, with the special tokens that the tokenizer adds by itself."""
         return self.tokenizer.encode(text).ids
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
         """Ids of a conversation up to where the model answers. Raises InvalidArgument if the template refuses it."""
-        if not self.chat_template:
-            raise InvalidArgument("this model has no chat template: send the prompt as text")
-        return self.tokenizer.encode(self._render(messages), add_special_tokens=False).ids
+        return self.tokenizer.encode(self.template.render(messages, tools), add_special_tokens=False).ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of ids, special tokens skipped."""
         return self.decoding.decode(token_ids)
 
-    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = _strftime_now
-        environment.filters["tojson"] = _tojson
-        try:
-            template = environment.from_string(self.chat_template)
-            return template.render(messages=messages, add_generation_prompt=True, **self.special_tokens)
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise InvalidArgument(f"the model's chat template refuses these messages: {error}") from error
+    def special_ids(self, tokens: Sequence[str]) -> dict[str, int]:
+        """Which of these texts are special tokens, and their ids."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return {one.content: token_id for token_id, one in added.items() if one.special and one.content in tokens}
+
+    def decoding_showing(self, tokens: Sequence[str]) -> Decoding:
+        """The same as `decoding`, but for these tokens, which are not skipped."""
+        if not tokens or not (shown := frozenset(self.special_ids(tokens).values())):
+            return self.decoding
+        if shown not in self._showing:
+            self._showing[shown] = Decoding(self.tokenizer, shown)
+        return self._showing[shown]
 
 
 class TokenizerCache:
@@ -102,24 +102,12 @@ def byte_codec() -> TextCodec:
     tokenizer = Tokenizer(models.BPE(vocab=byte_alphabet(), merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
-    return TextCodec(tokenizer, Decoding(tokenizer), template, {})
+    return TextCodec(tokenizer, Decoding(tokenizer), ChatTemplate(EMULATED_TEMPLATE, {}))
 
 
 def _codec_from(response: memory_pb2.GetTokenizerResponse) -> TextCodec:
     tokenizer = Tokenizer.from_buffer(response.tokenizer_json)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return TextCodec(tokenizer, Decoding(tokenizer), response.chat_template, dict(response.special_tokens))
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
-
-
-def _tojson(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    template = ChatTemplate(response.chat_template, dict(response.special_tokens))
+    return TextCodec(tokenizer, Decoding(tokenizer), template)

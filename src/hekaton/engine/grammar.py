@@ -1,4 +1,4 @@
-"""Which tokens a JSON schema allows next: a function of the schema and the tokens so far, and of nothing else.
+"""Which tokens a JSON schema, or a grammar, allows next: a function of it and the tokens so far, and of nothing else.
 
 So a request gives the same tokens after any interruption: whoever takes it on feeds the tokens that it has produced.
 """
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hekaton.engine.interface import StepItem
 from hekaton.errors import EngineFailed
+from hekaton.facts import Sampling
 from hekaton.jsonschema import grammar_of
 
 WORD_BITS = 32
@@ -31,12 +32,12 @@ class Vocabulary:
 
 
 class Constraint:
-    """One request's place in its schema."""
+    """One request's place in its grammar."""
 
-    def __init__(self, request_id: str, schema: str, vocabulary: Vocabulary) -> None:
+    def __init__(self, request_id: str, grammar: str, vocabulary: Vocabulary) -> None:
         self._request_id = request_id
         self._size = vocabulary.size
-        self._matcher = LLMatcher(vocabulary.tokenizer, grammar_of(schema))
+        self._matcher = LLMatcher(vocabulary.tokenizer, grammar)
         self._fed = 0
         self._check()
 
@@ -53,7 +54,9 @@ class Constraint:
         bits = words[:, None] >> torch.arange(WORD_BITS, dtype=torch.int32) & 1
         forbidden = bits.flatten()[: self._size] == 0
         if forbidden.all():
-            raise EngineFailed(f"request {self._request_id}: no token of the model goes on with its JSON")
+            raise EngineFailed(
+                f"request {self._request_id}: no token of the model goes on with what its schema asks for"
+            )
         return forbidden
 
     def _check(self) -> None:
@@ -64,7 +67,7 @@ class Constraint:
 
 
 class Constraints:
-    """Of the requests that have a schema. `vocabulary_of` gives that of a model, and may raise EngineFailed."""
+    """Of the requests that have one. `vocabulary_of` gives that of a model, and may raise EngineFailed."""
 
     def __init__(self, vocabulary_of: Callable[[str], Vocabulary]) -> None:
         self._vocabulary_of = vocabulary_of
@@ -74,12 +77,12 @@ class Constraints:
         """By request."""
 
     def forbidden(self, model: str, items: Sequence[StepItem]) -> dict[int, Tensor]:
-        """By row, of those that have a schema: True at each token that may not come next."""
+        """By row, of those that have one: True at each token that may not come next."""
         found = {}
         for row, item in enumerate(items):
-            if item.sampling is not None and item.sampling.json_schema:
+            if item.sampling is not None and item.sampling.constrained:
                 if item.request_id not in self._kept:
-                    self._kept[item.request_id] = self._new(model, item.request_id, item.sampling.json_schema)
+                    self._kept[item.request_id] = self._new(model, item.request_id, item.sampling)
                 found[row] = self._kept[item.request_id].forbidden(item.produced)
         return found
 
@@ -91,7 +94,8 @@ class Constraints:
         """A model is gone, or another one of its name."""
         self._vocabularies.pop(model, None)
 
-    def _new(self, model: str, request_id: str, schema: str) -> Constraint:
+    def _new(self, model: str, request_id: str, sampling: Sampling) -> Constraint:
         if model not in self._vocabularies:
             self._vocabularies[model] = self._vocabulary_of(model)
-        return Constraint(request_id, schema, self._vocabularies[model])
+        grammar = sampling.grammar or grammar_of(sampling.json_schema)
+        return Constraint(request_id, grammar, self._vocabularies[model])

@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 FINISH_TO_PB = {
     facts.FinishReason.STOP: common_pb2.FINISH_REASON_STOP,
     facts.FinishReason.LENGTH: common_pb2.FINISH_REASON_LENGTH,
+    facts.FinishReason.TOOL_CALLS: common_pb2.FINISH_REASON_TOOL_CALLS,
 }
 _FINISH_FROM_PB = {value: key for key, value in FINISH_TO_PB.items()}
 STATE_TO_PB = {
@@ -110,6 +111,7 @@ def model_to_pb(entry: facts.CatalogEntry) -> models_pb2.Model:
         spec=spec_to_pb(entry.spec) if entry.spec else None,
         created=Timestamp(seconds=entry.created),
         pinned=entry.pinned,
+        tool_parser=entry.tool_parser,
     )
 
 

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from hekaton.engine.grammar import Constraint, Vocabulary
 from hekaton.engine.tiny import byte_tokenizer
 from hekaton.errors import EngineFailed
+from hekaton.jsonschema import grammar_of
 
 EOS = 256
 SIZE = 257
@@ -47,11 +48,11 @@ def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
 def produce(schema: str, vocabulary: Vocabulary, *, anew: bool) -> list[int]:
     """What a model of random logits says."""
     noise = torch.Generator().manual_seed(1)
-    constraint = Constraint("r", schema, vocabulary)
+    constraint = Constraint("r", grammar_of(schema), vocabulary)
     produced: list[int] = []
     while EOS not in produced and len(produced) < 400:
         if anew:
-            constraint = Constraint("r", schema, vocabulary)
+            constraint = Constraint("r", grammar_of(schema), vocabulary)
         logits = torch.randn(SIZE, generator=noise).masked_fill(constraint.forbidden(produced), float("-inf"))
         produced.append(int(logits.argmax()))
     return produced
@@ -68,7 +69,7 @@ def test_follows_its_schema_after_any_interruption(
 
 
 def test_goes_back_when_fewer_tokens_are_given(vocabulary: Vocabulary) -> None:
-    constraint = Constraint("r", '{"const": true}', vocabulary)
+    constraint = Constraint("r", grammar_of('{"const": true}'), vocabulary)
     first = constraint.forbidden([])
     constraint.forbidden([int(first.logical_not().nonzero()[0])])
     assert constraint.forbidden([]).equal(first)
@@ -76,6 +77,6 @@ def test_goes_back_when_fewer_tokens_are_given(vocabulary: Vocabulary) -> None:
 
 def test_names_the_request_whose_tokens_do_not_follow(vocabulary: Vocabulary) -> None:
     with pytest.raises(EngineFailed, match="request r"):
-        Constraint("r", '{"const": true}', vocabulary).forbidden([0])
+        Constraint("r", grammar_of('{"const": true}'), vocabulary).forbidden([0])
     with pytest.raises(EngineFailed, match="request r"):
-        Constraint("r", '{"type": "nothing"}', vocabulary)
+        Constraint("r", grammar_of('{"type": "nothing"}'), vocabulary)

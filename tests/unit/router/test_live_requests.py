@@ -111,7 +111,7 @@ def test_an_id_is_live_once() -> None:
 async def test_what_came_while_the_client_was_slow_goes_out_in_one_message() -> None:
     live = LiveRequest(record())
     live.assign(1, "w")
-    output = Output(Reading(live, live.attach()), byte_codec().decoding, LiveRequest.cut)
+    output = Output(Reading(live, live.attach()), byte_codec(), LiveRequest.cut)
     for index in range(50):
         live.extend(1, index, b"s")
     assert await output.next() == inference_pb2.Tokens(first_index=0, token_ids=b"s" * 50, text="s" * 50)
@@ -147,7 +147,7 @@ def test_an_attempt_that_ends_before_what_was_delivered_ends_the_request() -> No
 async def test_an_output_with_a_stop_text_ends_there_whatever_its_worker_says() -> None:
     live = LiveRequest(record(stop=("lo",)))
     live.assign(1, "w")
-    output = Output(Reading(live, live.attach()), byte_codec().decoding, LiveRequest.cut)
+    output = Output(Reading(live, live.attach()), byte_codec(), LiveRequest.cut)
     live.extend(1, 0, b"hello world")
     assert await output.next() == inference_pb2.Tokens(first_index=0, token_ids=b"hello", text="hel")
     live.extend(1, 11, b"more")
@@ -163,7 +163,7 @@ async def test_an_output_that_ends_with_what_completes_a_stop_text_was_stopped()
     live.assign(1, "w")
     live.extend(1, 0, [*b"ab", 0xF0])
     live.finish(1, finished(3))
-    output = Output(Reading(live, live.attach()), byte_codec().decoding, LiveRequest.cut)
+    output = Output(Reading(live, live.attach()), byte_codec(), LiveRequest.cut)
     assert (await output.next()) == inference_pb2.Tokens(token_ids=[*b"ab", 0xF0], text="ab")
     assert await output.next() is None
     assert live.outcome().reason == common_pb2.FINISH_REASON_STOP
@@ -175,7 +175,7 @@ async def test_log_probabilities_come_with_their_tokens_and_only_once() -> None:
     told = [common_pb2.TokenLogprobs(logprob=-float(index)) for index in range(4)]
     live.extend(1, 0, [1, 2], told[:2])
     live.extend(1, 1, [2, 3], told[2:])
-    output = Output(Reading(live, live.attach()), byte_codec().decoding, LiveRequest.cut)
+    output = Output(Reading(live, live.attach()), byte_codec(), LiveRequest.cut)
     tokens = await output.next()
     assert tokens is not None
     assert [one.logprob for one in tokens.logprobs] == [0, -1, -3]

@@ -8,6 +8,7 @@ import pytest
 from hekaton.errors import InvalidArgument
 from hekaton.facts import CatalogEntry, ModelSpec, ModelState, Slo
 from hekaton.v1 import memory_pb2
+from hekaton_router.chat import ChatTemplate
 from hekaton_router.tokenization import TextCodec, TokenizerCache, byte_codec
 
 HELLO = [{"role": "user", "content": "Hi"}]
@@ -15,7 +16,7 @@ HELLO = [{"role": "user", "content": "Hi"}]
 
 def templated(template: str) -> TextCodec:
     codec = byte_codec()
-    return TextCodec(codec.tokenizer, codec.decoding, template, {"bos_token": "<s>"})
+    return TextCodec(codec.tokenizer, codec.decoding, ChatTemplate(template, {"bos_token": "<s>"}))
 
 
 def model(name: str) -> tuple[CatalogEntry, ModelSpec]:
