@@ -5,6 +5,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import openai
@@ -15,6 +16,7 @@ from redis.asyncio import Redis
 
 from fakes.router import address_of, running_router
 from fakes.tls import certificates, replace
+from fakes.tools import OUTPUT
 from fakes.worker import FakeWorker
 from hekaton.client import Client, ClientTls
 from hekaton.config import RouterSettings
@@ -26,6 +28,7 @@ from hekaton.store.keys import Kind
 
 ANSWER = b"good morning"
 HELLO = ChatCompletionUserMessageParam(role="user", content="hello")
+TOOL: Any = {"type": "function", "function": {"name": "get_weather"}}
 
 
 @pytest.fixture
@@ -61,13 +64,13 @@ async def openai_client(address: str, ca: Path) -> AsyncIterator[AsyncOpenAI]:
         yield client
 
 
-async def answer(worker: FakeWorker) -> None:
+async def answer(worker: FakeWorker, text: bytes = ANSWER) -> None:
     """Takes the next request and answers it in two steps."""
     request_id = await worker.take()
     await worker.produced.get()
-    worker.step(request_id, 0, list(ANSWER[:5]))
-    worker.step(request_id, 5, list(ANSWER[5:]))
-    worker.finish(request_id, len(ANSWER))
+    worker.step(request_id, 0, list(text[:5]))
+    worker.step(request_id, 5, list(text[5:]))
+    worker.finish(request_id, len(text))
 
 
 async def curl(*arguments: str) -> tuple[int, str]:
@@ -89,6 +92,10 @@ async def test_the_openai_package_chats_streams_and_sees_errors_over_tls(
         tasks.create_task(answer(worker))
         stream = await client.chat.completions.create(model="m", messages=[HELLO], stream=True)
         assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == ANSWER.decode()
+        tasks.create_task(answer(worker, OUTPUT.encode()))
+        called: Any = await client.chat.completions.create(model="m", messages=[HELLO], tools=[TOOL], stream=True)
+        deltas = [delta async for chunk in called for delta in chunk.choices[0].delta.tool_calls or ()]
+        assert [delta.function.name for delta in deltas if delta.id] == ["get_weather", "get_time"]
         with pytest.raises(openai.NotFoundError):
             await client.chat.completions.create(model="nobody", messages=[HELLO])
 

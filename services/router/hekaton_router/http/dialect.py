@@ -8,9 +8,11 @@ from hekaton import facts
 from hekaton.rpc import convert
 from hekaton.v1 import inference_pb2 as pb
 from hekaton_router.detokenizer import Decoding
+from hekaton_router.http import tools
 from hekaton_router.http.logprobs import characters, chat_logprobs, text_logprobs
 from hekaton_router.http.replies import (
     AssistantMessage,
+    Call,
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
@@ -27,6 +29,7 @@ from hekaton_router.http.replies import (
 REASONS: dict[facts.FinishReason, FinishReason] = {
     facts.FinishReason.STOP: "stop",
     facts.FinishReason.LENGTH: "length",
+    facts.FinishReason.TOOL_CALLS: "tool_calls",
 }
 
 NOTHING = pb.Tokens()
@@ -43,6 +46,8 @@ class Progress:
     """Of the model, if log probabilities are asked for."""
     created: int = field(default_factory=lambda: int(time.time()))
     texts: dict[int, list[str]] = field(default_factory=dict)
+    calls: dict[int, list[Call]] = field(default_factory=dict)
+    """Of tools, by choice, if the answer is whole."""
     tokens: dict[int, pb.Tokens] = field(default_factory=dict)
     """All tokens of each choice, if log probabilities are asked for and the answer is whole."""
     begun: dict[int, int] = field(default_factory=dict)
@@ -52,6 +57,7 @@ class Progress:
 
     def take(self, tokens: pb.Tokens) -> None:
         self.texts.setdefault(tokens.choice, []).append(tokens.text)
+        tools.gather(self.calls.setdefault(tokens.choice, []), tokens.tool_calls)
         if self.decoding:
             self.tokens.setdefault(tokens.choice, pb.Tokens()).MergeFrom(
                 pb.Tokens(token_ids=tokens.token_ids, logprobs=tokens.logprobs)
@@ -108,7 +114,7 @@ class ChatDialect:
         choices = [
             ChatChoice(
                 index=index,
-                message=AssistantMessage(content=progress.text(index)),
+                message=self._message(progress, index),
                 logprobs=_spoken(progress, progress.tokens.get(index, NOTHING)),
                 finish_reason=reason,
             )
@@ -127,7 +133,11 @@ class ChatDialect:
         return [self._chunk(progress, ChatChunkChoice(index=index, delta=opening)) for index in range(progress.choices)]
 
     def piece(self, progress: Progress, tokens: pb.Tokens) -> ChatChunk:
-        delta = Delta(content=tokens.text)
+        said = tokens.text or not tokens.tool_calls
+        delta = Delta(
+            content=tokens.text if said else None,
+            tool_calls=tools.deltas(tokens.tool_calls) or None,
+        )
         choice = ChatChunkChoice(index=tokens.choice, delta=delta, logprobs=_spoken(progress, tokens))
         return self._chunk(progress, choice)
 
@@ -140,6 +150,10 @@ class ChatDialect:
 
     def _chunk(self, progress: Progress, *choices: ChatChunkChoice) -> ChatChunk:
         return ChatChunk(id=self._id(progress), created=progress.created, model=progress.model, choices=list(choices))
+
+    def _message(self, progress: Progress, choice: int) -> AssistantMessage:
+        text, calls = progress.text(choice), progress.calls.get(choice)
+        return AssistantMessage(content=text or (None if calls else ""), tool_calls=calls or None)
 
     def _id(self, progress: Progress) -> str:
         return f"chatcmpl-{progress.accepted.request_id}"

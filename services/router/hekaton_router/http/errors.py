@@ -28,8 +28,10 @@ STATUS = {
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-NATIVE_FIELD = re.compile(r"sampling\.(\w+)|(slo)\.|(request_id)")
+NATIVE_FIELD = re.compile(r"sampling\.(\w+)|(slo)\.|(request_id)|chat\.([\w.[\]]*[\w\]])")
 """How admission begins a message about a field."""
+OF_FUNCTIONS = re.compile(r"(tools|tool_calls)(\[\d+\])\.(?!id\b)")
+"""Fields that lie one deeper here."""
 OTHER_NAMES = {"json_schema": "response_format"}
 """Of fields that are called so here."""
 
@@ -79,5 +81,5 @@ def _param(error: HekatonError) -> str | None:
         return "model"
     if isinstance(error, InvalidArgument) and (found := NATIVE_FIELD.match(error.message)):
         name = found[found.lastindex or 0]
-        return OTHER_NAMES.get(name, name)
+        return OTHER_NAMES.get(name, OF_FUNCTIONS.sub(r"\1\2.function.", name))
     return None

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, Field
 
 T = TypeVar("T")
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 Optional = Annotated[T | None, Field(exclude_if=lambda value: value is None)]
 """Left out where it has no value."""
 
@@ -16,9 +16,35 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+class FunctionDelta(BaseModel):
+    name: Optional[str] = None
+    arguments: str
+
+
+class CallDelta(BaseModel):
+    """What a chunk adds to a call: id, type and name with its beginning."""
+
+    index: int
+    id: Optional[str] = None
+    type: Optional[Literal["function"]] = None
+    function: FunctionDelta
+
+
+class FunctionSaid(BaseModel):
+    name: str
+    arguments: str
+
+
+class Call(BaseModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionSaid
+
+
 class AssistantMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None = Field(description="null if there are calls and no text outside of them")
+    tool_calls: Optional[list[Call]] = None
 
 
 class Likely(BaseModel):
@@ -65,6 +91,7 @@ class ChatReply(BaseModel):
 class Delta(BaseModel):
     role: Optional[Literal["assistant"]] = None
     content: Optional[str] = None
+    tool_calls: Optional[list[CallDelta]] = None
 
 
 class ChatChunkChoice(BaseModel):

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from hekaton.jsonschema import ANY_OBJECT
+from hekaton.v1 import inference_pb2 as pb
 from hekaton_router.fields import Body, Generation, Uint32
+from hekaton_router.http.tools import Called, Choice, Tool, choice_to_pb
 
 MAX_MESSAGES = 2048
 MAX_USER_CHARS = 256
@@ -22,12 +24,41 @@ class TextPart(Body):
 
 
 class Message(Body):
-    role: Literal["system", "developer", "user", "assistant"] = Field(description="developer means system")
-    content: str | list[TextPart] = Field(description="several parts are joined without anything between them")
+    role: Literal["system", "developer", "user", "assistant", "tool"] = Field(description="developer means system")
+    tool_calls: list[Called] | None = Field(None, description="of the assistant: as it was answered")
+    tool_call_id: str | None = Field(None, description="of a tool: which call this answers")
+    name: str | None = Field(None, description="of a tool: the function that was called")
+    content: str | list[TextPart] | None = Field(
+        None,
+        validate_default=True,
+        description="several parts are joined without anything between them; may be missing beside tool_calls",
+    )
 
-    @property
-    def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, message: object) -> object:
+        # As `openai` sends an answer back.
+        if not isinstance(message, dict):
+            return message
+        return {name: value for name, value in message.items() if value is not None}
+
+    @field_validator("content")
+    @classmethod
+    def _said_or_called(cls, content: str | list[TextPart] | None, info: ValidationInfo) -> str | list[TextPart] | None:
+        if content is None and not info.data.get("tool_calls"):
+            raise ValueError("Field required")
+        return content
+
+    def to_pb(self) -> pb.ChatMessage:
+        parts = self.content or ""
+        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        return pb.ChatMessage(
+            role="system" if self.role == "developer" else self.role,
+            content=text,
+            tool_calls=[call.to_pb() for call in self.tool_calls or ()],
+            tool_call_id=self.tool_call_id or "",
+            name=self.name or "",
+        )
 
 
 class StreamOptions(Body):
@@ -87,6 +118,9 @@ class ChatCompletion(Completion):
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: Uint32 | None = Field(None, description="the same as max_tokens; send one of them")
     response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = Field(None, min_length=1, description="what the model may call")
+    tool_choice: Choice | None = Field(None, description="auto if unset")
+    parallel_tool_calls: bool | None = Field(None, description="false: the answer ends with its first call")
     logprobs: bool = Field(False, description="with each token its log probability")
     top_logprobs: int | None = Field(
         None, ge=0, le=MAX_TOP_LOGPROBS, description="and those of so many of the likeliest; only with logprobs"
@@ -102,6 +136,14 @@ class ChatCompletion(Completion):
         if not info.data.get("logprobs"):
             raise ValueError("only allowed with logprobs: true")
         return top_logprobs
+
+    def to_chat(self) -> pb.ChatPrompt:
+        return pb.ChatPrompt(
+            messages=[message.to_pb() for message in self.messages],
+            tools=[tool.function.to_pb() for tool in self.tools or ()],
+            tool_choice=None if self.tool_choice is None else choice_to_pb(self.tool_choice),
+            parallel_tool_calls=self.parallel_tool_calls,
+        )
 
     @model_validator(mode="after")
     def _one_limit(self) -> "ChatCompletion":

@@ -6,7 +6,7 @@ from pydantic_core import from_json
 
 from hekaton.v1 import inference_pb2 as pb
 from hekaton_router.fields import BadField, checked
-from hekaton_router.http.requests import ChatCompletion, Completion, Message, TextCompletion
+from hekaton_router.http.requests import ChatCompletion, Completion, TextCompletion
 
 C = TypeVar("C", bound=Completion)
 
@@ -24,7 +24,7 @@ def parse(form: type[C], body: bytes) -> C:
 
 def chat_request(body: ChatCompletion) -> pb.GenerateRequest:
     request = _request(body)
-    request.chat.messages.extend(_message(message) for message in body.messages)
+    request.chat.CopyFrom(body.to_chat())
     if body.max_completion_tokens is not None:
         request.sampling.max_tokens = body.max_completion_tokens
     if body.response_format is not None and (schema := body.response_format.schema_text):
@@ -48,8 +48,3 @@ def _request(body: Completion) -> pb.GenerateRequest:
     if body.likeliest is not None:
         request.sampling.logprobs = body.likeliest
     return request
-
-
-def _message(message: Message) -> pb.ChatMessage:
-    role = "system" if message.role == "developer" else message.role
-    return pb.ChatMessage(role=role, content=message.text)
