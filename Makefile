@@ -10,7 +10,7 @@ PIP_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chaos soak figures protos clean
+.PHONY: help demo test lint chaos soak fuzz figures protos clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -61,6 +61,12 @@ SOAK_SECONDS ?= 1800
 
 soak: $(VENV)/.run  ## load a pool for long and see whether it holds more at the end; 30 minutes (SOAK_SECONDS)
 	$(BIN)/hekaton soak --duration $(SOAK_SECONDS)
+
+FUZZ_MESSAGES ?= 200000
+FUZZ_SEED     ?= 1
+
+fuzz: $(VENV)/.test  ## send a pool what no client should, and see that it answers, holds and forgets; long (FUZZ_MESSAGES, FUZZ_SEED)
+	$(BIN)/python -m bench.fuzz --messages $(FUZZ_MESSAGES) --seed $(FUZZ_SEED)
 
 $(VENV)/.figures: $(VENV)/.run
 	$(BIN)/python -m pip install -c constraints.txt -e '.[figures]'

@@ -27,14 +27,18 @@ def examine(source: str, dtype: str) -> Checkpoint:
 
     Raises InvalidArgument for what can be no checkpoint, InvalidCheckpoint for a directory that has no safetensors.
     """
-    if not source or source.startswith("-"):
+    if not source or source.startswith("-") or "\0" in source:
         raise InvalidArgument(f"source {source!r} is no checkpoint: give a directory or a Hugging Face id")
     if dtype and dtype not in WIDTH_BYTES:
         raise InvalidArgument(f"dtype {dtype!r} is unknown: use one of {', '.join(WIDTH_BYTES)}")
-    directory = Path(source).expanduser()
-    if not directory.is_dir():
-        return Checkpoint(source, dtype)
-    stats = [(path.name, path.stat()) for path in sorted(directory.iterdir()) if path.is_file()]
+    try:
+        directory = Path(source).expanduser()
+        if not directory.is_dir():
+            return Checkpoint(source, dtype)
+        stats = [(path.name, path.stat()) for path in sorted(directory.iterdir()) if path.is_file()]
+    except (OSError, RuntimeError) as error:
+        # No name that the file system takes, no such user, or nothing that this service may read.
+        raise InvalidArgument(f"source {source!r} cannot be read: {error}") from error
     files = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
     weights = sum(path.stat().st_size for path in weight_files(directory))
     return Checkpoint(source, dtype, files, int(weights * _growth(directory, dtype)))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 import structlog
 
 from hekaton.errors import StoreUnavailable
-from hekaton.store.leadership import Leadership
+from hekaton.store.leadership import MAX_TERM, Leadership
 from hekaton.tasks import end
 
 log = structlog.get_logger(__name__)
@@ -33,7 +33,7 @@ class Election:
         least = 0
         while True:
             term = await self._win(least)
-            least = await self._hold(term, lead) + 1
+            least = min(await self._hold(term, lead) + 1, MAX_TERM)
 
     async def _win(self, least: int) -> int:
         while True:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from hekaton.errors import StaleTerm, Unavailable
+from hekaton.errors import InvalidArgument, StaleTerm, Unavailable
+from hekaton.store.leadership import MAX_TERM
 from hekaton.v1 import worker_pb2 as pb
 from hekaton_worker.outbox import Outbox
 
@@ -22,7 +23,12 @@ class Control:
         """The newest seen."""
 
     def open(self, term: int) -> Reports:
-        """Ends the older stream; the first message of the new one is a report. Raises StaleTerm, Unavailable."""
+        """Ends the older stream; the first message of the new one is a report.
+
+        Raises StaleTerm, Unavailable, or InvalidArgument for a term that no leader could ever follow.
+        """
+        if term > MAX_TERM:
+            raise InvalidArgument(f"term {term} is above {MAX_TERM}, the last that there can be")
         if term < self.term:
             raise StaleTerm(f"term {term} is over; stand by and acquire", newest=self.term)
         if self._closed:

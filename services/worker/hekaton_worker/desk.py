@@ -147,6 +147,8 @@ class Desk:
                     self.leave(attempt, Cancelled(f"the router of request {attempt.request_id} is gone"))
         if later_s := [one for one in left_s if one > 0]:
             asyncio.get_running_loop().call_later(min(later_s), self._abandon, router_id)
+        else:
+            self._streams.await_no_more(router_id)
 
     def adopt(self, request_id: str, router_id: str) -> None:
         """A request's client has come back at this router."""

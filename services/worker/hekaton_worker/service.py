@@ -1,5 +1,6 @@
 """gRPC adapter: WorkerService over the control, the token streams and the desk."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from hekaton.errors import InvalidArgument
@@ -49,6 +50,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         try:
             while report := await reports.get():
                 yield report
+            _raise_wrong(reader)
         finally:
             reports.close()
             dismiss(reader)
@@ -66,6 +68,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         try:
             while message := await stream.get():
                 yield message
+            _raise_wrong(reader)
         finally:
             dismiss(reader)
             self._streams.forget(router_id, stream)
@@ -75,33 +78,51 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         async for turn in self._turns.watch(request.history):
             yield pb.WatchTurnsResponse(turn=turn_to_pb(turn))
 
-    async def _obey(self, commands: AsyncIterator[pb.ControlRequest], reports: Reports) -> None:
-        async for command in commands:
-            if not self._control.commands(reports):
-                break
-            match command.WhichOneof("command"):
-                case "assign":
-                    self._flow.assign(command.assign)
-                case "revoke":
-                    self._flow.revoke(command.revoke)
-                case "yielding":
-                    self._yielding(command.yielding)
-        reports.close()
+    async def _obey(self, commands: AsyncIterator[pb.ControlRequest], reports: Reports) -> InvalidArgument | None:
+        """To the end of the stream; returns what is wrong with it."""
+        try:
+            async for command in commands:
+                if not self._control.commands(reports):
+                    break
+                match command.WhichOneof("command"):
+                    case "assign":
+                        self._flow.assign(command.assign)
+                    case "revoke":
+                        self._flow.revoke(command.revoke)
+                    case "yielding":
+                        self._yielding(command.yielding)
+        except InvalidArgument as error:
+            return error
+        finally:
+            reports.close()
+        return None
 
     async def _listen(
         self, messages: AsyncIterator[pb.StreamTokensRequest], router_id: str, close: Callable[[], None]
-    ) -> None:
-        async for message in messages:
-            match message.WhichOneof("message"):
-                case "produced":
-                    self._desk.produced(message.produced, router_id)
-                case "stop":
-                    self._desk.stop(message.stop, router_id)
-                case "cancel":
-                    self._desk.cancel(message.cancel, router_id)
-                case "adopt":
-                    self._desk.adopt(message.adopt.request_id, router_id)
-        close()
+    ) -> InvalidArgument | None:
+        """The same of a router's stream."""
+        try:
+            async for message in messages:
+                match message.WhichOneof("message"):
+                    case "produced":
+                        self._desk.produced(message.produced, router_id)
+                    case "stop":
+                        self._desk.stop(message.stop, router_id)
+                    case "cancel":
+                        self._desk.cancel(message.cancel, router_id)
+                    case "adopt":
+                        self._desk.adopt(message.adopt.request_id, router_id)
+        except InvalidArgument as error:
+            return error
+        finally:
+            close()
+        return None
+
+
+def _raise_wrong(reader: asyncio.Task[InvalidArgument | None]) -> None:
+    """Ends a stream with what its reader found wrong with it."""
+    if reader.done() and not reader.cancelled() and (wrong := reader.result()):
+        raise wrong
 
 
 def servicer(adapter: WorkerServicer) -> Servicer:

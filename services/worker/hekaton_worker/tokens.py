@@ -54,6 +54,15 @@ class TokenStreams:
         now_s = asyncio.get_running_loop().time()
         return now_s - self._absent_since_s.setdefault(router_id, now_s)
 
+    @property
+    def awaited(self) -> set[str]:
+        """Routers that have no stream and may have requests here."""
+        return set(self._absent_since_s)
+
+    def await_no_more(self, router_id: str) -> None:
+        """Nothing here depends on how long a router has been away."""
+        self._absent_since_s.pop(router_id, None)
+
     def close(self) -> None:
         """Ends all streams once they have sent what waits."""
         self._closed = True

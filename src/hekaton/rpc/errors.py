@@ -12,7 +12,14 @@ from hekaton.errors import DOMAIN, HekatonError, RemoteError, StaleTerm
 log = structlog.get_logger(__name__)
 STATUS_KEY = "grpc-status-details-bin"
 NEWEST_TERM = "newest_term"
+MAX_MESSAGE_BYTES = 1500
 CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def cut(message: str) -> str:
+    """What of a message fits into metadata, which carry it twice; clients refuse metadata of 8 KiB."""
+    data = message.encode()
+    return message if len(data) <= MAX_MESSAGE_BYTES else data[:MAX_MESSAGE_BYTES].decode(errors="ignore") + " …"
 
 
 def to_trailers(error: HekatonError) -> tuple[tuple[str, bytes], ...]:

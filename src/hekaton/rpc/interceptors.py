@@ -12,12 +12,13 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from hekaton import telemetry
-from hekaton.errors import HekatonError
-from hekaton.rpc.errors import known_error, to_trailers
+from hekaton.errors import HekatonError, InvalidArgument
+from hekaton.rpc.errors import cut, known_error, to_trailers
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -55,7 +56,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             name: value for name, value in handler_call_details.invocation_metadata or () if isinstance(value, str)
         }
         scope = _Scope(method, metadata, self._guard)
-        codec = (handler.request_deserializer, handler.response_serializer)
+        codec = (_tolerant(handler.request_deserializer), handler.response_serializer)
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(_unary(scope, handler.unary_unary), *codec)
         if handler.unary_stream:
@@ -63,6 +64,38 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         if handler.stream_stream:
             return grpc.stream_stream_rpc_method_handler(_streaming(scope, handler.stream_stream), *codec)
         return handler
+
+
+class _Malformed:
+    """In the place of a message that cannot be decoded: grpc.aio would answer UNKNOWN, and the handler know nothing."""
+
+    def __init__(self, error: DecodeError) -> None:
+        self.error = InvalidArgument(f"the message cannot be decoded: {error}")
+
+
+def _tolerant(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    def decoded(data: bytes) -> Any:
+        try:
+            return decode(data) if decode else data
+        except DecodeError as error:
+            return _Malformed(error)
+
+    return decoded
+
+
+async def _sound(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Raises InvalidArgument at the first that cannot be decoded."""
+    async for message in messages:
+        if isinstance(message, _Malformed):
+            raise message.error
+        yield message
+
+
+def _checked(request: Any) -> Any:
+    """What a handler gets: a message, or the iterator of a stream's. Raises InvalidArgument."""
+    if isinstance(request, _Malformed):
+        raise request.error
+    return _sound(request) if isinstance(request, AsyncIterator) else request
 
 
 class _Scope:
@@ -99,7 +132,7 @@ def recorded_span(name: str, parent: Any, kind: SpanKind, attributes: Mapping[st
     try:
         with trace.use_span(span, end_on_exit=False, record_exception=False, set_status_on_exception=False):
             yield span
-    except (asyncio.CancelledError, GeneratorExit):
+    except (asyncio.CancelledError, GeneratorExit, grpc.aio.InternalError):
         code = grpc.StatusCode.CANCELLED
         raise
     except (HekatonError, grpc.aio.AioRpcError) as error:
@@ -120,7 +153,7 @@ def _unary(scope: _Scope, handler: Callable[..., Any]) -> Any:
         try:
             with scope.span():
                 await scope.admit()
-                return await handler(request, context)
+                return await handler(_checked(request), context)
         except Exception as error:
             await _abort(scope.method, error, context)
 
@@ -128,13 +161,17 @@ def _unary(scope: _Scope, handler: Callable[..., Any]) -> Any:
 
 
 def _streaming(scope: _Scope, handler: Callable[..., Any]) -> Any:
-    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+    # It writes instead of yielding: a generator that grpc.aio drops when its client is gone ends whenever it is
+    # collected, and in no task of its own.
+    async def call(request: Any, context: Context) -> None:
         try:
             with scope.span():
                 await scope.admit()
-                async with aclosing(handler(request, context)) as responses:
+                async with aclosing(handler(_checked(request), context)) as responses:
                     async for response in responses:
-                        yield response
+                        await context.write(response)
+        except grpc.aio.InternalError:
+            raise  # The client has gone while it was written to.
         except Exception as error:
             await _abort(scope.method, error, context)
 
@@ -145,6 +182,7 @@ async def _abort(method: str, error: Exception, context: Context) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     known = known_error(error, method)
+    known.message = cut(known.message)
     await context.abort(known.code, known.message, to_trailers(known))
 
 

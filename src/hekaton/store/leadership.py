@@ -6,6 +6,9 @@ from hekaton.store.connect import translated
 from hekaton.store.keys import SHARD_0, Keys
 from hekaton.store.scripts import Script, convert
 
+MAX_TERM = 1 << 52
+"""That others may claim to have seen. Redis counts in doubles, which are exact a little beyond it."""
+
 
 class Leadership:
     """All methods raise StoreUnavailable if Redis is away."""

@@ -13,10 +13,12 @@ from fakes.waiting import eventually
 from fakes.workers import accept, add_model, expected, new_record, place, running_worker
 from hekaton.facts import RequestState
 from hekaton.policy.types import Role
+from hekaton.rpc.channel import open_channel
 from hekaton.store.embedded import EmbeddedRedis
 from hekaton.store.keys import Kind
 from hekaton.store.workers import Registry
 from hekaton.v1 import pool_pb2
+from hekaton.v1 import worker_pb2 as pb
 
 
 async def test_an_older_term_is_refused_and_a_newer_one_takes_over(driven: Driven) -> None:
@@ -28,6 +30,29 @@ async def test_an_older_term_is_refused_and_a_newer_one_takes_over(driven: Drive
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await older.hello()
             assert refused.value.code() is grpc.StatusCode.ABORTED
+
+
+@pytest.mark.parametrize("method", ["Control", "StreamTokens"])
+async def test_a_message_that_cannot_be_decoded_ends_its_stream_and_nothing_else(driven: Driven, method: str) -> None:
+    worker = driven[0]
+    hello: pb.ControlRequest | pb.StreamTokensRequest = (
+        pb.ControlRequest(hello=pb.ControlHello(term=2))
+        if method == "Control"
+        else pb.StreamTokensRequest(hello=pb.StreamTokensHello(router_id="another"))
+    )
+    async with open_channel(worker.address) as channel:
+        stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
+            f"/hekaton.v1.WorkerService/{method}"
+        )
+        call = stream()
+        await call.write(hello.SerializeToString())
+        await call.write(b"\xff" * 11)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            async for _ in call:
+                pass
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    async with commander(worker.address, term=3) as leader:
+        assert (await leader.hello()).status.worker_id == "w1"
 
 
 async def test_a_report_says_what_is_held_and_what_is_resident(driven: Driven, redis: Redis) -> None:

@@ -79,6 +79,29 @@ async def test_an_unexpected_error_tells_the_client_nothing_of_itself(running: R
     assert "secret" not in str(caught.value.details())
 
 
+@pytest.mark.parametrize("malformed", [b"\xff" * 11, b"\x0a\x02\xc3\x28", b"\x0a\x7f"])
+async def test_a_message_that_cannot_be_decoded_is_the_clients_fault(running: Running, malformed: bytes) -> None:
+    """No message at all, a text that is no UTF-8, one that is cut off."""
+    service = "/hekaton.v1.InferenceService"
+    unary: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = running[2].unary_unary(f"{service}/Cancel")
+    streaming: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = running[2].unary_stream(f"{service}/Generate")
+    with pytest.raises(grpc.aio.AioRpcError) as once:
+        await unary(malformed)
+    with pytest.raises(grpc.aio.AioRpcError) as streamed:
+        await streaming(malformed).read()
+    for refused in (once.value, streamed.value):
+        assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert isinstance(from_rpc_error(refused), InvalidArgument)
+    assert not running[1].messages
+
+
+async def test_a_long_error_arrives_in_part() -> None:
+    """A client refuses metadata beyond some KiB, and would learn of that and of nothing else."""
+    arrived = await raised(InvalidArgument("\U0001f600" * 10_000))
+    assert isinstance(arrived, InvalidArgument)
+    assert arrived.message.startswith("\U0001f600" * 100)
+
+
 async def test_cancelling_a_stream_stops_its_handler_and_marks_its_span(
     spans: InMemorySpanExporter, running: Running
 ) -> None:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from hekaton.errors import InvalidArgument
+from hekaton.store.leadership import MAX_TERM
 from hekaton.v1 import worker_pb2 as pb
 from hekaton_worker.control import Control
 
@@ -27,3 +29,11 @@ async def test_what_was_given_back_while_nobody_led_is_told_to_the_next_leader_o
     again = await control.open(2).get()
     assert again
     assert not again.state.given_back
+
+
+async def test_a_term_that_no_leader_could_follow_is_refused_and_forgotten() -> None:
+    """Else one wrong message would leave the worker without a leader for good."""
+    control = Control(lambda is_first: pb.WorkerReport())
+    with pytest.raises(InvalidArgument, match="the last that there can be"):
+        control.open(MAX_TERM + 1)
+    assert control.commands(control.open(1))
