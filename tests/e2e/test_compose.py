@@ -22,6 +22,7 @@ from fakes.http import openai_client
 from fakes.metrics import sample, scrape
 from fakes.otlp import OtlpReceiver, otlp_receiver
 from fakes.schemas import schema_of
+from fakes.tools import SCHEMA
 from hekaton.client import Client, SamplingOptions, Tokens
 from hekaton.engine import reference
 from hekaton.engine.tiny import END
@@ -33,6 +34,10 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 SERVICES = ("memory", "scheduler", "worker", "router")
 ACQUIRE = "hekaton.v1.MemoryService/AcquireWeights"
+KNOWS_TOOLS = (
+    "{% if tools %}{{ tools | tojson }} <tool_call>{% endif %}"
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ m.tool_calls or '' }}{% endfor %}"
+)
 CANCELLED = 1
 """The gRPC status code."""
 
@@ -47,6 +52,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run
     models = directory / "models"
     write_checkpoint(models / "tiny", "llama")
     write_checkpoint(models / "other", "qwen2", seed=2, eos_token_id=END)
+    (models / "other" / "chat_template.jinja").write_text(KNOWS_TOOLS)
     compose = ComposeFile.read(COMPOSE, variables={"DEVICE_MEMORY": "700KiB", "HOST_MEMORY": "64MiB"})
     async with otlp_receiver() as receiver:
         substitutions = {
@@ -145,6 +151,42 @@ async def test_the_openai_package_gets_json_that_follows_its_schema(running: Run
             assert refused.value.param == "response_format"
         with pytest.raises(openai.BadRequestError, match="no end token"):
             await create(**ask | {"model": "tiny"}, response_format=wanted)
+
+
+async def test_the_openai_package_gets_the_call_that_it_demands(running: Running) -> None:
+    stack, _, _ = running
+    schema = json.loads(SCHEMA) | {"additionalProperties": False}
+    weather = {"type": "function", "function": {"name": "get_weather", "parameters": schema}}
+    clock = {"type": "function", "function": {"name": "get_time"}}
+    ask: dict[str, object] = {
+        "model": "other",
+        "messages": [{"role": "user", "content": "hi"}],
+        "tools": [clock, weather],
+        "max_tokens": 120,
+        "temperature": 0,
+        "parallel_tool_calls": False,
+    }
+    async with openai_client(stack.address("router", 8000)) as client:
+        create: Any = client.chat.completions.create
+        for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
+            done = (await create(**ask, tool_choice=choice)).choices[0]
+            assert (done.finish_reason, done.message.content) == ("tool_calls", None)
+            (call,) = done.message.tool_calls
+            named = {"get_weather": schema, "get_time": {"type": "object"}}
+            jsonschema.validate(json.loads(call.function.arguments), named[call.function.name])
+            deltas: list[Any] = []
+            async for chunk in await create(**ask, tool_choice=choice, stream=True):
+                deltas += chunk.choices[0].delta.tool_calls or []
+            assert deltas[0].function.name == call.function.name
+            assert "".join(delta.function.arguments for delta in deltas) == call.function.arguments
+        assert call.function.name == "get_weather"
+        with pytest.raises(openai.BadRequestError, match="knows no tools") as refused:
+            await create(**ask | {"model": "tiny"})
+        assert refused.value.param == "tools"
+        wrong = {"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}
+        with pytest.raises(openai.BadRequestError, match="cannot be followed: Unimplemented keys") as refused:
+            await create(**ask | {"tools": [wrong]}, tool_choice="required")
+        assert refused.value.param == "tools[0].function.parameters"
 
 
 async def test_every_service_is_scraped_and_a_known_workload_moves_what_it_should(running: Running) -> None:

@@ -5,6 +5,7 @@ that ends where it can.
 """
 
 import json
+import re
 from collections.abc import Mapping
 
 from hekaton import jsonschema
@@ -41,7 +42,7 @@ def grammar_of(form: Format, use: ToolUse, special_ids: Mapping[str, int]) -> st
 def _free(form: Format, opening: str, run: str) -> str:
     """Any text, and calls in it as they must be."""
     if form.bare:
-        return f"start: {run} | OTHER\nOTHER: /(\\s*[^\\s{{](.|\\n)*)?/ & ~/(.|\\n)*{_pattern(form.marker)}(.|\\n)*/"
+        return f"start: {run} | OTHER\nOTHER: /(\\s*[^\\s{{](.|\\n)*)?/ & ~/(.|\\n)*{re.escape(form.marker)}(.|\\n)*/"
     lazy = "" if opening.startswith("<") else "[lazy]"
     return f"start: (lead {run})* TEXT\nlead{lazy}: TEXT {opening}\nTEXT: /(.|\\n)*/"
 
@@ -67,7 +68,3 @@ def _more(use: ToolUse, joint: str) -> str:
 
 def _terminal(text: str, special_ids: Mapping[str, int]) -> str:
     return f"<[{special_ids[text]}]>" if text in special_ids else json.dumps(text)
-
-
-def _pattern(text: str) -> str:
-    return "".join(f"\\{char}" if char in "|<>" else char for char in text)
