@@ -1,8 +1,9 @@
 """What can be broken, and in which scenario what is."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from random import Random
 
@@ -59,11 +60,37 @@ def possible(scenario: str, *, emulated: bool) -> tuple[tuple[Kind, str], ...]:
     return tuple(one for name in names for one in SCENARIOS[name] if not (emulated and one[1].startswith(MEMORY)))
 
 
-def draw(random: Random, faults: Sequence[tuple[Kind, str]], replicas: int, longest_s: float) -> Fault:
-    """The next fault; short ones are likelier than long ones."""
-    kind, kind_of_target = random.choice(faults)
-    service, way, _ = kind_of_target.partition(TO_REDIS)
-    target = service if service == REDIS else f"{service}-{random.randrange(replicas)}{way}"
-    most_s = min(LONGEST_S.get(kind, 0.0), longest_s)
-    duration_s = SHORTEST_S * (most_s / SHORTEST_S) ** random.random() if most_s > SHORTEST_S else most_s
-    return Fault(kind, target, duration_s)
+class Drawer:
+    """Draws kinds equally often, and within a kind the services: first whatever has been drawn least.
+
+    By chance alone the few ways to break Redis would hardly come up among the many to break the network.
+    """
+
+    def __init__(self, random: Random, faults: Iterable[tuple[Kind, str]], replicas: int, longest_s: float) -> None:
+        self._random = random
+        self._faults = [Fault(kind, name, 0.0) for kind, service in faults for name in _names(service, replicas)]
+        self._longest_s = longest_s
+        self._drawn: Counter[str] = Counter()
+        """By kind and by label."""
+
+    def draw(self, broken: Container[str]) -> Fault | None:
+        """The next fault, short ones likelier than long ones; None if everything is `broken` already."""
+        candidates = [fault for fault in self._faults if fault.target not in broken]
+        if not candidates:
+            return None
+        self._random.shuffle(candidates)
+        chosen = min(candidates, key=lambda fault: (self._drawn[fault.kind], self._drawn[fault.label]))
+        self._drawn.update((chosen.kind, chosen.label))
+        most_s = min(LONGEST_S.get(chosen.kind, 0.0), self._longest_s)
+        if most_s > SHORTEST_S:
+            most_s = SHORTEST_S * (most_s / SHORTEST_S) ** self._random.random()
+        return replace(chosen, duration_s=most_s)
+
+
+def _names(service: str, replicas: int) -> Iterator[str]:
+    """What of a service can be broken."""
+    if service == REDIS:
+        yield service
+    else:
+        name, way, _ = service.partition(TO_REDIS)
+        yield from (f"{name}-{index}{way}" for index in range(replicas))

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from hekaton.chaos.faults import Fault
 from hekaton.chaos.load import End, Outcome
 
 ALLOWED_FAILURES = frozenset(("WORKER_LOST", "DEADLINE_EXCEEDED"))
@@ -36,6 +37,10 @@ class Report:
     ties: int
     faults: Mapping[str, int]
     """By kind and target."""
+    kinds: Mapping[str, int]
+    """Faults by kind."""
+    kinds_in_flight: Mapping[str, int]
+    """Of these, those that came while accepted requests had not ended."""
     interrupted: int
     """Streams that a fault held up for longer than INTERRUPTED_S."""
     recovery_p50_s: float | None
@@ -54,7 +59,7 @@ class Report:
 
 def report(
     outcomes: Sequence[Outcome],
-    faults: Sequence[tuple[float, str]],
+    faults: Sequence[tuple[float, Fault]],
     wrong: Mapping[str, int],
     *,
     scenario: str,
@@ -63,7 +68,7 @@ def report(
     duration_s: float,
     ties: int,
 ) -> Report:
-    """`faults` are (when, label) in order; `wrong` is the first wrong token by request."""
+    """`faults` come with their times, in order; `wrong` is the first wrong token by request."""
     ends = Counter(outcome.end for outcome in outcomes)
     accepted = [outcome for outcome in outcomes if outcome.accepted]
     waits = sorted(recoveries(outcomes, [at_s for at_s, _ in faults]))
@@ -84,11 +89,17 @@ def report(
         duplicated_tokens=sum(outcome.duplicated_tokens for outcome in outcomes),
         tokens=sum(len(outcome.token_ids) for outcome in outcomes),
         ties=ties,
-        faults=dict(Counter(label for _, label in faults)),
+        faults=dict(Counter(fault.label for _, fault in faults)),
+        kinds=dict(Counter(fault.kind for _, fault in faults)),
+        kinds_in_flight=dict(Counter(fault.kind for at_s, fault in faults if _in_flight(accepted, at_s))),
         interrupted=len(waits),
         recovery_p50_s=round(float(np.percentile(waits, 50)), 2) if waits else None,
         recovery_p99_s=round(float(np.percentile(waits, 99)), 2) if waits else None,
     )
+
+
+def _in_flight(accepted: Sequence[Outcome], at_s: float) -> bool:
+    return any(outcome.arrivals_s[0] < at_s < outcome.arrivals_s[-1] for outcome in accepted)
 
 
 def recoveries(outcomes: Sequence[Outcome], faults_s: Sequence[float]) -> list[float]:

@@ -12,6 +12,7 @@ from random import Random
 import structlog
 
 from hekaton.chaos import faults, verify
+from hekaton.chaos.faults import Drawer, Fault
 from hekaton.chaos.load import Load, cases
 from hekaton.chaos.pool import REPLICAS, BreakablePool
 from hekaton.chaos.report import Report, report
@@ -62,7 +63,7 @@ async def run(options: ChaosOptions, say: Callable[[str], None]) -> Report:
                 todo = cases(options.requests, models, random, uuid.uuid4().hex[:8])
                 load = Load(pool.stack.addresses, redis, todo, options.concurrency)
                 clock = asyncio.get_running_loop().time
-                started_s, done = clock(), list[tuple[float, str]]()
+                started_s, done = clock(), list[tuple[float, Fault]]()
                 breaking = asyncio.create_task(_break(pool, options, random, done, load, say), name="faults")
                 try:
                     await load.run()
@@ -97,7 +98,7 @@ async def _break(
     pool: BreakablePool,
     options: ChaosOptions,
     random: Random,
-    done: list[tuple[float, str]],
+    done: list[tuple[float, Fault]],
     load: Load,
     say: Callable[[str], None],
 ) -> None:
@@ -106,9 +107,9 @@ async def _break(
     possible = faults.possible(options.scenario, emulated=options.emulated)
     if not possible:
         raise InvalidArgument("emulated devices need no memory service: choose another scenario, or --device cpu")
-    broken: set[str] = set()
+    drawer, broken = Drawer(random, possible, REPLICAS, options.longest_s), set[str]()
 
-    async def inflict(fault: faults.Fault) -> None:
+    async def inflict(fault: Fault) -> None:
         broken.add(fault.target)
         try:
             await pool.inflict(fault)
@@ -118,11 +119,11 @@ async def _break(
     async with asyncio.TaskGroup() as group:
         while True:
             await asyncio.sleep(random.uniform(*options.interval_s))
-            fault = faults.draw(random, possible, REPLICAS, options.longest_s)
-            if fault.target in broken:
+            fault = drawer.draw(broken)
+            if fault is None:
                 continue
             say(f"{fault.kind} {fault.target} for {fault.duration_s:.1f} s; {load.done} requests done")
-            done.append((clock(), fault.label))
+            done.append((clock(), fault))
             group.create_task(inflict(fault), name=f"break {fault.target}")
 
 
