@@ -122,9 +122,9 @@ class Load:
 
     def _take(self, outcome: Outcome, event: Accepted | Tokens | Finished) -> None:
         outcome.arrivals_s.append(asyncio.get_running_loop().time())
+        # Whoever resumes before he has heard anything gets tokens at once.
+        outcome.accepted = True
         match event:
-            case Accepted():
-                outcome.accepted = True
             case Tokens(first_index=first):
                 outcome.duplicated_tokens += max(len(outcome.token_ids) - first, 0)
                 outcome.token_ids += event.token_ids
