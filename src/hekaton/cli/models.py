@@ -33,6 +33,10 @@ def add(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; the checkpoint's own if empty.")] = "",
     ttft: Ttft = None,
     tbt: Tbt = None,
+    tool_parser: Annotated[
+        str,
+        typer.Option(help="How calls of tools are read: hermes, llama3, mistral; as the chat template says if empty."),
+    ] = "",
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Check a checkpoint, prepare it, and add it to the pool."""
@@ -42,7 +46,7 @@ def add(
         raise typer.BadParameter("give both or neither", param_hint="--ttft, --tbt")
     slo = Slo(ttft, tbt) if ttft is not None and tbt is not None else None
     with console.status(f"preparing {escape(name)}"):
-        model = run(_register(address, name, where, dtype, slo))
+        model = run(_register(address, name, where, dtype, slo, tool_parser))
     console.print(describe(model))
 
 
@@ -138,9 +142,9 @@ def fetch_demo(
         console.print(str(path))
 
 
-async def _register(address: str, name: str, source: str, dtype: str, slo: Slo | None) -> Model:
+async def _register(address: str, name: str, source: str, dtype: str, slo: Slo | None, tool_parser: str) -> Model:
     async with Client(address) as client:
-        return await client.register_model(name, source, dtype=dtype, slo=slo)
+        return await client.register_model(name, source, dtype=dtype, slo=slo, tool_parser=tool_parser)
 
 
 def describe(model: Model) -> Table:
@@ -158,6 +162,7 @@ def describe(model: Model) -> Table:
     rows |= {
         "objective": f"first token in {model.slo.ttft_s:g} s, then one every {model.slo.tbt_s:g} s",
         "aliases": ", ".join(model.aliases),
+        "tool parser": model.tool_parser,
         "pinned": "in every host's memory" if model.pinned else "",
         "registered": datetime.fromtimestamp(model.created, UTC).isoformat(" ", "minutes") if model.created else "",
         "resident on": ", ".join(model.resident_on),

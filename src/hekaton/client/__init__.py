@@ -4,6 +4,7 @@ from hekaton.client.client import Client
 from hekaton.client.sync import SyncClient
 from hekaton.client.types import (
     Accepted,
+    Chat,
     Completion,
     Finished,
     GenerationEvent,
@@ -13,12 +14,17 @@ from hekaton.client.types import (
     Prompt,
     SamplingOptions,
     Tokens,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    ToolChoice,
     Worker,
 )
 from hekaton.rpc.tls import ClientTls
 
 __all__ = [
     "Accepted",
+    "Chat",
     "Client",
     "ClientTls",
     "Completion",
@@ -31,5 +37,9 @@ __all__ = [
     "SamplingOptions",
     "SyncClient",
     "Tokens",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolChoice",
     "Worker",
 ]

@@ -14,6 +14,7 @@ from hekaton.client import convert
 from hekaton.client.completions import collect
 from hekaton.client.generation import Generation
 from hekaton.client.types import (
+    Chat,
     Completion,
     GenerationEvent,
     Message,
@@ -169,13 +170,13 @@ class Client:
             request = inference_pb2.CancelRequest(request_id=request_id)
             return (await self.inference.Cancel(request, timeout=TIMEOUT_S)).cancelled
 
-    async def tokenize(self, model: str, prompt: str | Sequence[Message]) -> tuple[int, ...]:
+    async def tokenize(self, model: str, prompt: str | Sequence[Message] | Chat) -> tuple[int, ...]:
         request = inference_pb2.TokenizeRequest(model=model)
         convert.set_prompt(request, prompt)
         with self._typed_errors():
             return tuple((await self.inference.Tokenize(request, timeout=TIMEOUT_S)).token_ids)
 
-    async def count_tokens(self, model: str, prompt: str | Sequence[Message]) -> int:
+    async def count_tokens(self, model: str, prompt: str | Sequence[Message] | Chat) -> int:
         """How many tokens a prompt would be."""
         request = inference_pb2.CountTokensRequest(model=model)
         convert.set_prompt(request, prompt)
@@ -188,11 +189,25 @@ class Client:
             return (await self.inference.Detokenize(request, timeout=TIMEOUT_S)).text
 
     async def register_model(
-        self, name: str, source: str, *, dtype: str = "", slo: Slo | None = None, timeout_s: float = REGISTER_TIMEOUT_S
+        self,
+        name: str,
+        source: str,
+        *,
+        dtype: str = "",
+        slo: Slo | None = None,
+        tool_parser: str = "",
+        timeout_s: float = REGISTER_TIMEOUT_S,
     ) -> Model:
-        """Returns when the model is ready to serve. `source` is seen from the memory service's host."""
+        """Returns when the model is ready to serve. `source` is seen from the memory service's host.
+
+        `tool_parser` says how its calls of tools are read, where its chat template does not.
+        """
         request = models_pb2.RegisterModelRequest(
-            name=name, source=source, dtype=dtype, slo=wire.slo_to_pb(slo) if slo else None
+            name=name,
+            source=source,
+            dtype=dtype,
+            slo=wire.slo_to_pb(slo) if slo else None,
+            tool_parser=tool_parser,
         )
         with self._typed_errors():
             return convert.model_from_pb((await self._models.RegisterModel(request, timeout=timeout_s)).model)

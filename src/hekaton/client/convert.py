@@ -4,6 +4,7 @@ import json
 
 from hekaton.client.types import (
     Accepted,
+    Chat,
     Finished,
     GenerationEvent,
     Message,
@@ -12,6 +13,8 @@ from hekaton.client.types import (
     Prompt,
     SamplingOptions,
     Tokens,
+    ToolCallDelta,
+    ToolChoice,
     Worker,
 )
 from hekaton.errors import InvalidArgument
@@ -20,6 +23,11 @@ from hekaton.rpc import convert
 from hekaton.v1 import common_pb2, inference_pb2, models_pb2, pool_pb2
 
 UNSET = Slo(0.0, 0.0)
+MODES = {
+    ToolChoice.AUTO: inference_pb2.TOOL_CHOICE_MODE_AUTO,
+    ToolChoice.NONE: inference_pb2.TOOL_CHOICE_MODE_NONE,
+    ToolChoice.REQUIRED: inference_pb2.TOOL_CHOICE_MODE_REQUIRED,
+}
 
 
 def sampling_to_pb(options: SamplingOptions) -> common_pb2.Sampling:
@@ -58,15 +66,53 @@ def set_prompt(
     if isinstance(prompt, str):
         request.text = prompt
         return
+    if isinstance(prompt, Chat):
+        request.chat.CopyFrom(chat_to_pb(prompt))
+        return
     messages = [part for part in prompt if isinstance(part, Message)]
     if messages and len(messages) < len(prompt):
         raise InvalidArgument("a prompt is text, messages or token ids: send one of these alone")
     if messages or not isinstance(request, inference_pb2.GenerateRequest):
-        chat = [inference_pb2.ChatMessage(role=part.role, content=part.content) for part in messages]
-        request.chat.CopyFrom(inference_pb2.ChatPrompt(messages=chat))
+        request.chat.CopyFrom(chat_to_pb(Chat(messages)))
         return
     ids = [part for part in prompt if not isinstance(part, Message)]
     request.token_ids.CopyFrom(inference_pb2.TokenIds(ids=ids))
+
+
+def chat_to_pb(chat: Chat) -> inference_pb2.ChatPrompt:
+    tools = [
+        inference_pb2.Tool(
+            name=tool.name,
+            description=tool.description,
+            parameters="" if tool.parameters is None else json.dumps(tool.parameters),
+            strict=tool.strict,
+        )
+        for tool in chat.tools
+    ]
+    return inference_pb2.ChatPrompt(
+        messages=map(_message, chat.messages),
+        tools=tools,
+        tool_choice=None if chat.tool_choice is None else _choice(chat.tool_choice),
+        parallel_tool_calls=chat.parallel_tool_calls,
+    )
+
+
+def _message(message: Message) -> inference_pb2.ChatMessage:
+    return inference_pb2.ChatMessage(
+        role=message.role,
+        content=message.content,
+        tool_calls=[
+            inference_pb2.ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in message.tool_calls
+        ],
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+    )
+
+
+def _choice(choice: ToolChoice | str) -> inference_pb2.ToolChoice:
+    if isinstance(choice, ToolChoice):
+        return inference_pb2.ToolChoice(mode=MODES[choice])
+    return inference_pb2.ToolChoice(name=choice)
 
 
 def event_from_pb(response: inference_pb2.GenerateResponse | inference_pb2.ResumeResponse) -> GenerationEvent:
@@ -78,7 +124,8 @@ def event_from_pb(response: inference_pb2.GenerateResponse | inference_pb2.Resum
     if kind == "tokens":
         tokens = response.tokens
         logprobs = tuple(convert.logprobs_from_pb(one) for one in tokens.logprobs)
-        return Tokens(tokens.first_index, tuple(tokens.token_ids), tokens.text, tokens.choice, logprobs)
+        calls = tuple(ToolCallDelta(one.index, one.id, one.name, one.arguments) for one in tokens.tool_calls)
+        return Tokens(tokens.first_index, tuple(tokens.token_ids), tokens.text, tokens.choice, logprobs, calls)
     finished = response.finished
     return Finished(convert.finish_from_pb(finished.reason), convert.stats_from_pb(finished.stats), finished.choice)
 
@@ -97,6 +144,7 @@ def model_from_pb(model: models_pb2.Model) -> Model:
         aliases=tuple(model.aliases),
         created=model.created.seconds,
         pinned=model.pinned,
+        tool_parser=model.tool_parser,
     )
 
 

@@ -65,7 +65,7 @@ class Generation:
         self._outputs_left = request.sampling.n or 1
         self._next_index = Counter[int]()
         """By choice. Only a single output is ever resumed."""
-        self._crc = self._chars = 0
+        self._crc = self._chars = self._call_chars = 0
         self._failures = 0
         """Connections that broke since something came."""
         self._broken_s = 0.0
@@ -106,6 +106,7 @@ class Generation:
             next_index=self._next_index[0],
             token_crc=self._crc,
             text_chars=self._chars,
+            tool_call_chars=self._call_chars,
         )
         return self._routers.inference.Resume(resume, timeout=left_s)
 
@@ -120,6 +121,7 @@ class Generation:
                 self._next_index[event.choice] += len(event.token_ids)
                 self._crc = token_crc(event.token_ids, self._crc)
                 self._chars += len(event.text)
+                self._call_chars += sum(len(call.name) + len(call.arguments) for call in event.tool_calls)
             case Finished():
                 self._outputs_left -= 1
                 self._finished = not self._outputs_left

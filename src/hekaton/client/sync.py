@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from hekaton.client.client import GENERATE_TIMEOUT_S, REGISTER_TIMEOUT_S, Client
-from hekaton.client.types import Completion, GenerationEvent, Message, Model, Pool, Prompt, SamplingOptions
+from hekaton.client.types import Chat, Completion, GenerationEvent, Message, Model, Pool, Prompt, SamplingOptions
 from hekaton.errors import Unavailable
 from hekaton.facts import Slo, SloClass, TurnRecord
 from hekaton.rpc.tls import ClientTls
@@ -105,19 +105,30 @@ class SyncClient:
     def cancel(self, request_id: str) -> bool:
         return self._call(lambda client: client.cancel(request_id))
 
-    def tokenize(self, model: str, prompt: str | Sequence[Message]) -> tuple[int, ...]:
+    def tokenize(self, model: str, prompt: str | Sequence[Message] | Chat) -> tuple[int, ...]:
         return self._call(lambda client: client.tokenize(model, prompt))
 
-    def count_tokens(self, model: str, prompt: str | Sequence[Message]) -> int:
+    def count_tokens(self, model: str, prompt: str | Sequence[Message] | Chat) -> int:
         return self._call(lambda client: client.count_tokens(model, prompt))
 
     def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
         return self._call(lambda client: client.detokenize(model, token_ids))
 
     def register_model(
-        self, name: str, source: str, *, dtype: str = "", slo: Slo | None = None, timeout_s: float = REGISTER_TIMEOUT_S
+        self,
+        name: str,
+        source: str,
+        *,
+        dtype: str = "",
+        slo: Slo | None = None,
+        tool_parser: str = "",
+        timeout_s: float = REGISTER_TIMEOUT_S,
     ) -> Model:
-        return self._call(lambda client: client.register_model(name, source, dtype=dtype, slo=slo, timeout_s=timeout_s))
+        return self._call(
+            lambda client: client.register_model(
+                name, source, dtype=dtype, slo=slo, tool_parser=tool_parser, timeout_s=timeout_s
+            )
+        )
 
     def list_models(self) -> tuple[Model, ...]:
         return self._call(lambda client: client.list_models())

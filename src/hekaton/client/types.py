@@ -2,9 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from hekaton.facts import FinishReason, Logprobs, ModelSpec, ModelState, RequestStats, Slo
 from hekaton.policy.costs import DeviceProfile
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A model wants its client to call a function."""
+
+    id: str
+    name: str
+    arguments: str
+    """A JSON object, as the model wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,10 +23,61 @@ class Message:
     """One message of a chat."""
 
     role: str
-    content: str
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Of the role "assistant": the calls that it made."""
+    tool_call_id: str = ""
+    """Of the role "tool": which of them the content answers."""
+    name: str = ""
+    """Of the role "tool": the function that was called."""
 
 
-Prompt = str | Sequence[int] | Sequence[Message]
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that a model may ask its client to call."""
+
+    name: str
+    description: str = ""
+    """What it is good for, in words for the model."""
+    parameters: Mapping[str, object] | None = None
+    """JSON Schema of its arguments, an object; None if there are none."""
+    strict: bool = False
+    """The arguments follow the schema wherever the model calls it."""
+
+
+class ToolChoice(StrEnum):
+    """Whether a model may call tools."""
+
+    AUTO = "auto"
+    NONE = "none"
+    """It is not told of them."""
+    REQUIRED = "required"
+    """It calls at least one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation with tools."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    tool_choice: ToolChoice | str | None = None
+    """Or the name of the tool that it calls; AUTO if None."""
+    parallel_tool_calls: bool | None = None
+    """False: the output ends with its first call."""
+
+
+Prompt = str | Sequence[int] | Sequence[Message] | Chat
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """What some tokens add to a call: id and name come with its beginning."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +130,8 @@ class Tokens:
     choice: int = 0
     logprobs: tuple[Logprobs, ...] = ()
     """One for each token, if asked for."""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    """What they add to calls. It is not in the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +156,7 @@ class Completion:
     reason: FinishReason
     stats: RequestStats
     logprobs: tuple[Logprobs, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +179,8 @@ class Model:
     """When it was registered, in seconds since 1970."""
     pinned: bool = False
     """Every host keeps its weights in memory."""
+    tool_parser: str = ""
+    """How its calls of tools are read; as its chat template says if empty."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,19 @@ def _tokenizer(directory: Path) -> tuple[str, str, dict[str, str]]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     template = tokenizer.chat_template
     special = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
-    return backend.to_str() if backend else "", template if isinstance(template, str) else "", special
+    return backend.to_str() if backend else "", _one_template(template), special
+
+
+def _one_template(template: str | dict[str, str] | None) -> str:
+    """Some checkpoints have a second template for conversations with tools."""
+    if not isinstance(template, dict):
+        return template or ""
+    plain, with_tools = template.get("default", ""), template.get("tool_use", "")
+    if not (plain and with_tools):
+        return plain or with_tools
+    # The plus signs keep the space at their ends. A last line end counts in neither.
+    with_tools, plain = with_tools.removesuffix("\n"), plain.removesuffix("\n")
+    return f"{{%+ if tools +%}}{with_tools}{{%+ else +%}}{plain}{{%+ endif %}}"
 
 
 def _write(prepared: Prepared, tensors: list[Tensor], out: Path, progress: Progress) -> Prepared:

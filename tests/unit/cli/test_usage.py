@@ -68,7 +68,7 @@ def refusal(*arguments: str) -> str:
         ("generate", ("model", "prompt", "--chat", "--top-p", "--top-k", *SAMPLING)),
         ("chat", ("model", *SAMPLING)),
         ("models", ("add", "list", "show", "rm", "pin", "unpin", "preload", "alias", "unalias", "fetch-demo")),
-        ("models add", ("name", "source", "--dtype", "--ttft", "--tbt", "--address")),
+        ("models add", ("name", "source", "--dtype", "--ttft", "--tbt", "--tool-parser", "--address")),
         ("models list", ("--address", ADDRESS_VARIABLE)),
         ("models show", ("name", "--json", "--address")),
         ("models rm", ("name", "--address")),

@@ -21,6 +21,7 @@ from hekaton.engine.build import build
 from hekaton.engine.image import ALIGN_BYTES, Prepared, read_prepared
 from hekaton.engine.supported import ARCHITECTURES
 from hekaton.errors import InvalidCheckpoint, ResourceExhausted
+from hekaton_router.chat import ChatTemplate
 
 LONG_ROPE = {
     "rope_type": "longrope",
@@ -193,6 +194,16 @@ def test_a_checkpoint_without_a_tokenizer_is_taken(checkpoint: Path, tmp_path: P
     (checkpoint / "chat_template.jinja").unlink()
     prepared = make(checkpoint, tmp_path / "out")
     assert (prepared.tokenizer_json, prepared.chat_template, prepared.special_tokens) == ("", "", {})
+
+
+def test_a_second_template_is_for_conversations_with_tools(checkpoint: Path, tmp_path: Path) -> None:
+    more = checkpoint / "additional_chat_templates"
+    more.mkdir()
+    (more / "tool_use.jinja").write_text("{% for tool in tools %}\n  {{ tool.name }}\n{% endfor %}")
+    template = ChatTemplate(make(checkpoint, tmp_path / "out").chat_template, {})
+    asked = [{"role": "user", "content": "Hi"}]
+    assert template.render(asked, [{"name": "f"}]) == "  f\n"
+    assert template.render(asked) == "user: Hi\nassistant: "
 
 
 def refused(checkpoint: Path, out: Path, named: str, dtype: str = "float32") -> None:
