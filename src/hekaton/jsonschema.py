@@ -29,8 +29,17 @@ def grammar_of(schema: str) -> str:
 def check(schema: str, field: str = "sampling.json_schema") -> None:
     """Raises InvalidArgument, saying why, for what cannot be followed. May take long: call it off the event loop."""
     try:
-        error = LLMatcher.validate_grammar(grammar_of(schema))
+        grammar = grammar_of(schema)
     except ValueError as failure:
-        error = str(failure)
-    if error:
-        raise InvalidArgument(f"{field} cannot be followed: {' '.join(error.split())[:MAX_REASON_CHARS]}")
+        raise _refusal(field, str(failure)) from failure
+    check_grammar(grammar, field)
+
+
+def check_grammar(grammar: str, field: str) -> None:
+    """The same of a grammar, whatever its syntax."""
+    if error := LLMatcher.validate_grammar(grammar):
+        raise _refusal(field, error)
+
+
+def _refusal(field: str, error: str) -> InvalidArgument:
+    return InvalidArgument(f"{field} cannot be followed: {' '.join(error.split())[:MAX_REASON_CHARS]}")

@@ -18,9 +18,9 @@ from hekaton_router.models import find, permitted
 from hekaton_router.patience import Patience
 from hekaton_router.sampling import check_constrainable, decide_sampling
 from hekaton_router.tokenization import TextCodec, TokenizerCache
-from hekaton_router.tools import grammar
 from hekaton_router.tools.asked import ToolUse, messages_of, tool_use
 from hekaton_router.tools.formats import FORMATS, detected
+from hekaton_router.tools.grammar import demanded
 from hekaton_router.view import PoolView
 
 SEED_BITS = 63
@@ -110,8 +110,7 @@ class Intake:
         sampling = record.sampling
         if use.constrained:
             check_constrainable("chat.tool_choice" if use.forced else "chat.tools", request.sampling, spec)
-            await self.tokenizers.run(grammar.check, use)
-            sampling = replace(sampling, grammar=grammar.grammar_of(form, use, codec.special_ids(form.markers)))
+            sampling = replace(sampling, grammar=await self.tokenizers.run(demanded, form, use, codec))
         return replace(record, sampling=sampling, tool_parser=form.name, parallel_tool_calls=use.several)
 
     def _record(

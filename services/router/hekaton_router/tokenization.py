@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from hekaton.errors import InvalidArgument
 from hekaton.facts import CatalogEntry, ModelSpec
@@ -46,14 +46,16 @@ class TextCodec:
         """Text of ids, special tokens skipped."""
         return self.decoding.decode(token_ids)
 
-    def special_ids(self, tokens: Sequence[str]) -> dict[str, int]:
-        """Which of these texts are special tokens, and their ids."""
+    def tokens_of_their_own(self, texts: Sequence[str]) -> dict[int, AddedToken]:
+        """Which of these texts are tokens beside the vocabulary, by id."""
         added = self.tokenizer.get_added_tokens_decoder()
-        return {one.content: token_id for token_id, one in added.items() if one.special and one.content in tokens}
+        return {token_id: one for token_id, one in added.items() if one.content in texts}
 
-    def decoding_showing(self, tokens: Sequence[str]) -> Decoding:
-        """The same as `decoding`, but for these tokens, which are not skipped."""
-        if not tokens or not (shown := frozenset(self.special_ids(tokens).values())):
+    def decoding_showing(self, texts: Sequence[str]) -> Decoding:
+        """The same as `decoding`, but special tokens of these texts are not skipped."""
+        own = self.tokens_of_their_own(texts) if texts else {}
+        shown = frozenset(token_id for token_id, one in own.items() if one.special)
+        if not shown:
             return self.decoding
         if shown not in self._showing:
             self._showing[shown] = Decoding(self.tokenizer, shown)

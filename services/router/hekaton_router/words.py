@@ -73,6 +73,8 @@ class Words:
 
     def _new(self, written: Written) -> Written:
         """Without what the client has."""
+        if not (self._text_left or self._calls_left):
+            return written
         text = written.text[self._text_left :]
         self._text_left = max(self._text_left - len(written.text), 0)
         pieces = [self._new_of(piece) for piece in written.calls]

@@ -37,6 +37,7 @@ class Constraint:
     def __init__(self, request_id: str, grammar: str, vocabulary: Vocabulary) -> None:
         self._request_id = request_id
         self._size = vocabulary.size
+        self._tokenizer = vocabulary.tokenizer
         self._matcher = LLMatcher(vocabulary.tokenizer, grammar)
         self._fed = 0
         self._check()
@@ -53,11 +54,26 @@ class Constraint:
         self._check()
         bits = words[:, None] >> torch.arange(WORD_BITS, dtype=torch.int32) & 1
         forbidden = bits.flatten()[: self._size] == 0
-        if forbidden.all():
+        allowed = self._size - int(forbidden.sum())
+        if not allowed:
             raise EngineFailed(
                 f"request {self._request_id}: no token of the model goes on with what its schema asks for"
             )
+        if allowed == 1:
+            self._respell(forbidden)
         return forbidden
+
+    def _respell(self, forbidden: Tensor) -> None:
+        """Where only one text can follow, the library spells it as the tokenizer does.
+
+        What looks like a special token in it comes as that token, which is none of the text.
+        """
+        only = int(forbidden.logical_not().nonzero())
+        if self._matcher.validate_tokens([only]) or self._matcher.is_accepting():
+            return
+        text = self._matcher.compute_ff_bytes().decode(errors="replace")
+        forbidden[only] = True
+        forbidden[self._tokenizer.greedy_tokenize(text)[0]] = False
 
     def _check(self) -> None:
         if self._matcher.is_error():

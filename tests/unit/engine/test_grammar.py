@@ -13,7 +13,7 @@ from hekaton.errors import EngineFailed
 from hekaton.jsonschema import grammar_of
 
 EOS = 256
-SIZE = 257
+SIZE = 258
 SCHEMAS = [
     {"type": "boolean"},
     {"type": "null"},
@@ -22,6 +22,8 @@ SCHEMAS = [
     {"type": "string", "pattern": "^[a-c]{2,5}$"},
     {"enum": ["red", 4, None]},
     {"const": {"a": [1]}},
+    {"const": {"<mark>": "a <eos> b"}},
+    {"enum": ["<mark>", "<eos>", "<é>"]},
     {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 4},
     {"anyOf": [{"type": "boolean"}, {"type": "string", "maxLength": 3}]},
     {
@@ -36,7 +38,7 @@ SCHEMAS = [
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     tokenizer = byte_tokenizer()
-    tokenizer.add_special_tokens(["<eos>"])
+    tokenizer.add_special_tokens(["<eos>", "<mark>"])
     return tokenizer
 
 

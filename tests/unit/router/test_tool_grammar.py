@@ -16,7 +16,7 @@ from hekaton_router.detokenizer import Decoding
 from hekaton_router.tokenization import TextCodec
 from hekaton_router.tools import grammar
 from hekaton_router.tools.asked import Tool, ToolUse
-from hekaton_router.tools.formats import FORMATS, Format
+from hekaton_router.tools.formats import FORMATS, HERMES, Format
 from hekaton_router.tools.parser import CallParser, Written
 
 EOS = 256
@@ -28,7 +28,7 @@ WEATHER = Tool(
         "properties": {"city": {"$ref": "#/$defs/city"}, "days": {"type": "integer", "minimum": 1, "maximum": 7}},
         "required": ["city", "days"],
         "additionalProperties": False,
-        "$defs": {"city": {"enum": ["Paris", 'K"ln <b>']}},
+        "$defs": {"city": {"enum": ["Paris", 'K"ln <tool_call>']}},
     },
     False,
 )
@@ -37,18 +37,22 @@ NOT = Tool("not", "", {"not": {"type": "null"}}, False)
 TOOLS = {tool.name: tool for tool in (WEATHER, TIME)}
 
 
-def codec_of(form: Format, special: bool) -> TextCodec:
+MARKERS = pytest.mark.parametrize("markers", ["text", "added", "special"])
+"""What a tokenizer makes of them: Qwen adds them to its vocabulary, Mistral makes special tokens of them."""
+
+
+def codec_of(form: Format, markers: str) -> TextCodec:
     tokenizer: Tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens(["<end>"])
-    if special:
-        tokenizer.add_special_tokens([AddedToken(text, special=True) for text in form.markers])
+    if markers != "text":
+        tokenizer.add_tokens([AddedToken(text, special=markers == "special") for text in form.markers])
     return TextCodec(tokenizer, Decoding(tokenizer), ChatTemplate("", {}))
 
 
 def spoken(codec: TextCodec, form: Format, use: ToolUse, seed: int, begin: str = "", most: int = 600) -> str:
     """What a model of random logits says after a beginning, as the parser sees it."""
     size = codec.tokenizer.get_vocab_size()
-    rules = grammar.grammar_of(form, use, codec.special_ids(form.markers))
+    rules = grammar.demanded(form, use, codec)
     constraint = Constraint("r", rules, Vocabulary(codec.tokenizer.to_str(), size, [EOS]))
     noise = torch.Generator().manual_seed(seed)
     produced = codec.encode(begin)
@@ -68,10 +72,10 @@ def read(form: Format, text: str) -> tuple[str, list[tuple[str, object]]]:
     return written.text, calls
 
 
-@pytest.mark.parametrize("special", [False, True])
+@MARKERS
 @pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
-def test_a_demanded_call_is_made_and_nothing_else(form: Format, special: bool) -> None:
-    codec = codec_of(form, special)
+def test_a_demanded_call_is_made_and_nothing_else(form: Format, markers: str) -> None:
+    codec = codec_of(form, markers)
     for forced in ((WEATHER,), (TIME,), (WEATHER, TIME)):
         use = ToolUse((WEATHER, TIME), forced, several=False)
         for seed in range(4):
@@ -83,7 +87,7 @@ def test_a_demanded_call_is_made_and_nothing_else(form: Format, special: bool) -
 @pytest.mark.parametrize("name", ["hermes", "mistral"])
 def test_several_calls_may_follow_one_another(name: str) -> None:
     form = FORMATS[name]
-    codec, use = codec_of(form, special=False), ToolUse((WEATHER, TIME), (WEATHER, TIME))
+    codec, use = codec_of(form, "text"), ToolUse((WEATHER, TIME), (WEATHER, TIME))
     counts = set()
     for seed in range(8):
         text, calls = read(form, spoken(codec, form, use, seed))
@@ -95,10 +99,10 @@ def test_several_calls_may_follow_one_another(name: str) -> None:
 BEGUN = {"hermes": "So.\n<tool_call>", "llama3": '{"name"', "mistral": "So.\n[TOOL_CALLS]"}
 
 
-@pytest.mark.parametrize("special", [False, True])
+@MARKERS
 @pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
-def test_a_strict_tool_is_called_as_it_should_be_wherever_it_is_called(form: Format, special: bool) -> None:
-    codec, use = codec_of(form, special), ToolUse((replace(WEATHER, strict=True), replace(TIME, strict=True)))
+def test_a_strict_tool_is_called_as_it_should_be_wherever_it_is_called(form: Format, markers: str) -> None:
+    codec, use = codec_of(form, markers), ToolUse((replace(WEATHER, strict=True), replace(TIME, strict=True)))
     text, calls = read(form, spoken(codec, form, use, 1, BEGUN[form.name], most=200))
     assert len(calls) >= 1
     assert text.startswith("So.\n") or form.bare
@@ -106,8 +110,8 @@ def test_a_strict_tool_is_called_as_it_should_be_wherever_it_is_called(form: For
 
 
 def test_a_schema_that_must_be_followed_is_one_that_can_be() -> None:
-    grammar.check(ToolUse((WEATHER, NOT)))
-    grammar.check(ToolUse((WEATHER, NOT), (WEATHER,)))
+    codec = codec_of(HERMES, "text")
+    assert grammar.demanded(HERMES, ToolUse((WEATHER, NOT), (WEATHER,)), codec)
     for use in (ToolUse((WEATHER, NOT), (WEATHER, NOT)), ToolUse((WEATHER, replace(NOT, strict=True)))):
         with pytest.raises(InvalidArgument, match=r"^chat\.tools\[1\]\.parameters cannot be followed: .*not"):
-            grammar.check(use)
+            grammar.demanded(HERMES, use, codec)

@@ -130,6 +130,8 @@ def _short(field: str, text: str) -> str:
 def _object(field: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
+        # JSON can spell halves of characters, which no template can write.
+        json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"{field} must be a JSON object: {error}") from error
     if not isinstance(value, dict):

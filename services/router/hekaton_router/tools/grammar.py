@@ -9,22 +9,33 @@ import re
 from collections.abc import Mapping
 
 from hekaton import jsonschema
+from hekaton_router.tokenization import TextCodec
 from hekaton_router.tools.asked import Tool, ToolUse
 from hekaton_router.tools.formats import Format
 
 ANY_ARGUMENTS = {"type": "object"}
 
 
-def check(use: ToolUse) -> None:
-    """That every schema can be followed that must be. Raises InvalidArgument. May take long."""
+def demanded(form: Format, use: ToolUse, codec: TextCodec) -> str:
+    """The grammar of an output that calls tools as it must. Raises InvalidArgument. May take long."""
     for index, tool in enumerate(use.tools):
         if tool.strict or tool in use.forced:
             jsonschema.check(json.dumps(tool.schema), f"chat.tools[{index}].parameters")
+    grammar = grammar_of(form, use, markers_of(form, codec))
+    jsonschema.check_grammar(grammar, "chat.tools")
+    return grammar
 
 
-def grammar_of(form: Format, use: ToolUse, special_ids: Mapping[str, int]) -> str:
-    """Of a whole output. `special_ids` are those of the format's markers that are special tokens."""
-    opening, closing = (_terminal(text, special_ids) for text in (form.marker, form.closing))
+def markers_of(form: Format, codec: TextCodec) -> dict[str, int]:
+    """Ids of the markers that are no text for the library: special tokens, and others that look like it."""
+    own = codec.tokens_of_their_own(form.markers)
+    looks_special = re.compile("<.*>")
+    return {one.content: id_ for id_, one in own.items() if one.special or looks_special.fullmatch(one.content)}
+
+
+def grammar_of(form: Format, use: ToolUse, markers: Mapping[str, int]) -> str:
+    """Of a whole output. `markers` are those that have an id instead of a text."""
+    opening, closing = (_terminal(text, markers) for text in (form.marker, form.closing))
     run, joint = {
         "hermes": (rf'"\n" call "\n" {closing}', r'"\n"'),
         "mistral": (f'" "? "[" call{_more(use, ", ")} {closing}', ""),
@@ -41,10 +52,11 @@ def grammar_of(form: Format, use: ToolUse, special_ids: Mapping[str, int]) -> st
 
 def _free(form: Format, opening: str, run: str) -> str:
     """Any text, and calls in it as they must be."""
+    no_marker = f"~/(.|\\n)*{re.escape(form.marker)}(.|\\n)*/"
     if form.bare:
-        return f"start: {run} | OTHER\nOTHER: /(\\s*[^\\s{{](.|\\n)*)?/ & ~/(.|\\n)*{re.escape(form.marker)}(.|\\n)*/"
-    lazy = "" if opening.startswith("<") else "[lazy]"
-    return f"start: (lead {run})* TEXT\nlead{lazy}: TEXT {opening}\nTEXT: /(.|\\n)*/"
+        return f"start: {run} | OTHER\nOTHER: /(\\s*[^\\s{{](.|\\n)*)?/ & {no_marker}"
+    lazy, text = ("", f" & {no_marker}") if opening.startswith("<") else ("[lazy]", "")
+    return f"start: (lead {run})* TEXT\nlead{lazy}: TEXT {opening}\nTEXT: /(.|\\n)*/{text}"
 
 
 def _calls(form: Format, use: ToolUse) -> list[str]:
@@ -66,5 +78,5 @@ def _more(use: ToolUse, joint: str) -> str:
     return f" ({json.dumps(joint)} call)*" if use.several else ""
 
 
-def _terminal(text: str, special_ids: Mapping[str, int]) -> str:
-    return f"<[{special_ids[text]}]>" if text in special_ids else json.dumps(text)
+def _terminal(text: str, markers: Mapping[str, int]) -> str:
+    return f"<[{markers[text]}]>" if text in markers else json.dumps(text)
