@@ -99,8 +99,6 @@ class Intake:
         codec: TextCodec,
     ) -> RequestRecord:
         """The output is read for calls, and follows what the request demands of them."""
-        if record.sampling.json_schema:
-            raise InvalidArgument("sampling.json_schema leaves no room for calls: send no tools, or tool_choice none")
         form = FORMATS.get(entry.tool_parser or detected(codec.template.source))
         if form is None:
             raise InvalidArgument(
@@ -108,9 +106,10 @@ class Intake:
                 f"tool_parser ({', '.join(FORMATS)})"
             )
         sampling = record.sampling
-        if use.constrained:
+        if use.constrained or sampling.json_schema:
             check_constrainable("chat.tool_choice" if use.forced else "chat.tools", request.sampling, spec)
-            sampling = replace(sampling, grammar=await self.tokenizers.run(demanded, form, use, codec))
+            grammar = await self.tokenizers.run(demanded, form, use, codec, sampling.json_schema)
+            sampling = replace(sampling, grammar=grammar)
         return replace(record, sampling=sampling, tool_parser=form.name, parallel_tool_calls=use.several)
 
     def _record(

@@ -16,7 +16,7 @@ from hekaton_router.detokenizer import Decoding
 from hekaton_router.tokenization import TextCodec
 from hekaton_router.tools import grammar
 from hekaton_router.tools.asked import Tool, ToolUse
-from hekaton_router.tools.formats import FORMATS, HERMES, Format
+from hekaton_router.tools.formats import FORMATS, HERMES, LLAMA3, MISTRAL, Format
 from hekaton_router.tools.parser import CallParser, Written
 
 EOS = 256
@@ -49,10 +49,12 @@ def codec_of(form: Format, markers: str) -> TextCodec:
     return TextCodec(tokenizer, Decoding(tokenizer), ChatTemplate("", {}))
 
 
-def spoken(codec: TextCodec, form: Format, use: ToolUse, seed: int, begin: str = "", most: int = 600) -> str:
+def spoken(
+    codec: TextCodec, form: Format, use: ToolUse, seed: int, begin: str = "", most: int = 600, answer: str = ""
+) -> str:
     """What a model of random logits says after a beginning, as the parser sees it."""
     size = codec.tokenizer.get_vocab_size()
-    rules = grammar.demanded(form, use, codec)
+    rules = grammar.demanded(form, use, codec, answer)
     constraint = Constraint("r", rules, Vocabulary(codec.tokenizer.to_str(), size, [EOS]))
     noise = torch.Generator().manual_seed(seed)
     produced = codec.encode(begin)
@@ -109,9 +111,24 @@ def test_a_strict_tool_is_called_as_it_should_be_wherever_it_is_called(form: For
     assert len(spoken(codec, form, use, 1, "Any text, <b>[1]</b> {}", most=60)) > 23
 
 
+@pytest.mark.parametrize("form", [HERMES, MISTRAL], ids=lambda form: form.name)
+def test_with_a_schema_the_output_is_calls_or_an_answer_that_follows_it(form: Format) -> None:
+    codec, use = codec_of(form, "added"), ToolUse((replace(WEATHER, strict=True), replace(TIME, strict=True)))
+    answer = {"type": "object", "properties": {"mood": {"enum": ["fine", "bad"]}}, "required": ["mood"]}
+    closed = json.dumps(answer | {"additionalProperties": False})
+    for begin in ("", '{"mood"', form.marker):
+        text, calls = read(form, spoken(codec, form, use, 3, begin, answer=closed))
+        assert bool(text) != bool(calls)
+        if text:
+            jsonschema.validate(json.loads(text), answer)
+
+
 def test_a_schema_that_must_be_followed_is_one_that_can_be() -> None:
     codec = codec_of(HERMES, "text")
     assert grammar.demanded(HERMES, ToolUse((WEATHER, NOT), (WEATHER,)), codec)
     for use in (ToolUse((WEATHER, NOT), (WEATHER, NOT)), ToolUse((WEATHER, replace(NOT, strict=True)))):
         with pytest.raises(InvalidArgument, match=r"^chat\.tools\[1\]\.parameters cannot be followed: .*not"):
             grammar.demanded(HERMES, use, codec)
+    with pytest.raises(InvalidArgument, match=r"^sampling\.json_schema leaves no room for calls"):
+        grammar.demanded(LLAMA3, ToolUse((WEATHER,)), codec, "{}")
+    assert grammar.demanded(LLAMA3, ToolUse((WEATHER,), (WEATHER,)), codec, "{}")

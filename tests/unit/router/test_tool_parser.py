@@ -130,6 +130,7 @@ def test_a_template_shows_its_format() -> None:
     assert detected('{{ "[TOOL_CALLS] [" }}') == "mistral"
     assert detected('{{ "<|python_tag|>" }} "parameters": ') == "llama3"
     assert detected('{"name": function name, "parameters": dictionary}') == "llama3"
+    assert detected('{"tool_name": name, "parameters": arguments}') == ""
     assert detected("<tool_call>\n<function=f>") == detected("[TOOL_CALLS]f[ARGS]{}") == detected("{{ tools }}") == ""
 
 

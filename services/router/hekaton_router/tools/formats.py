@@ -36,7 +36,7 @@ HERMES = Format("hermes", "<tool_call>", "", "}", "</tool_call>", "arguments")
 LLAMA3 = Format("llama3", "<|python_tag|>", "", ";,", "", "parameters", bare=True)
 MISTRAL = Format("mistral", "[TOOL_CALLS]", "[", ",", "]", "arguments")
 FORMATS = {one.name: one for one in (HERMES, LLAMA3, MISTRAL)}
-OTHERS = ("<function=", "<arg_key>", "[ARGS]", "<|tool_calls_section_begin|>")
+OTHERS = ("<function=", "<arg_key>", "<tool_sep>", "[ARGS]")
 """What templates of models say that write other things than JSON objects between such markers."""
 
 
@@ -45,7 +45,8 @@ def detected(template: str) -> str:
     if any(other in template for other in OTHERS):
         return ""
     shown = (one.name for one in (HERMES, MISTRAL, LLAMA3) if one.marker in template)
-    return next(shown, LLAMA3.name if '"parameters": ' in template else "")
+    bare = '{"name": ' in template and '"parameters": ' in template
+    return next(shown, LLAMA3.name if bare else "")
 
 
 def call_id(request_id: str, index: int) -> str:
