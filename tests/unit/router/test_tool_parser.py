@@ -112,6 +112,17 @@ def test_whatever_a_call_says_comes_back(calls: list[tuple[str, dict[str, str]]]
         assert [(name, json.loads(arguments)) for name, arguments in found] == calls
 
 
+@pytest.mark.parametrize("form", ["hermes", "llama3", "mistral"])
+def test_what_has_no_name_for_long_is_text(form: str) -> None:
+    marker = FORMATS[form].marker
+    long, short = [f'{{"arguments": {{"a": "{"x" * size}"}}, "name": "f"}}' for size in (4096, 4000)]
+    for pieces in (1, 4000):
+        text = f"{marker}{long} {marker}{short}"
+        outside, calls = parsed(form, [text[start : start + pieces] for start in range(0, len(text), pieces)])
+        assert outside == f"{marker}{long} "
+        assert [name for name, _ in calls] == ["f"]
+
+
 def test_arguments_come_as_they_are_written() -> None:
     parser = CallParser(HERMES)
     parser.push('<tool_call>{"name": "f", "arguments": {"city": "')

@@ -5,6 +5,8 @@ import re
 
 SPACE = r"\s{0,32}"
 MAX_NAME_CHARS = 256
+MAX_AWAITED_CHARS = 4096
+"""Of an object whose name cannot be known before its end. What is no call then is read again, for markers in it."""
 NAME = rf'"name"{SPACE}:{SPACE}("(?:[^"\\]|\\.){{1,{MAX_NAME_CHARS}}}"){SPACE},{SPACE}'
 TYPE = rf'(?:"type"{SPACE}:{SPACE}"function"{SPACE},{SPACE})?'
 HEAD = re.compile(rf'\{{{SPACE}{TYPE}{NAME}"(?:arguments|parameters)"{SPACE}:{SPACE}(?=\{{)', re.DOTALL)
@@ -42,8 +44,8 @@ class CallObject:
         self.text += text[:taken]
         if not self.begun:
             self._begin()
-        if not self.begun and (whole or broken or self._is_another()):
-            self.failed = self._is_another() or not (whole and self._read())
+        if not self.begun and (whole or broken or self._is_no_call()):
+            self.failed = self._is_no_call() or not (whole and self._read())
         self.closed = not self.failed and (whole or broken)
         return taken
 
@@ -87,10 +89,10 @@ class CallObject:
             return
         self._from = head.end()
 
-    def _is_another(self) -> bool:
-        """Its first key is none of a call's: there is no need to wait for its end."""
+    def _is_no_call(self) -> bool:
+        """There is no need to wait for its end: its first key is none of a call's, or it is too long."""
         first = FIRST_KEY.match(self.text)
-        return first is not None and first[1] not in KEYS
+        return len(self.text) > MAX_AWAITED_CHARS or (first is not None and first[1] not in KEYS)
 
     def _read(self) -> bool:
         """Name and arguments of a whole object in which they stand otherwise; False if it is no call."""
