@@ -80,8 +80,7 @@ class Intake:
         if request.WhichOneof("prompt") == "text":
             return await self.tokenizers.run(codec.encode, request.text)
         if request.WhichOneof("prompt") == "chat":
-            messages, use = messages_of(request.chat), tool_use(request.chat)
-            return await self.tokenizers.run(codec.encode_chat, messages, use.shown())
+            return await self.tokenizers.run(_encode_chat, request.chat, codec)
         raise InvalidArgument("send exactly one prompt: text or chat")
 
     async def _prompt(self, request: pb.GenerateRequest, codec: TextCodec) -> list[int]:
@@ -139,6 +138,10 @@ class Intake:
             choices=request.sampling.n if request.sampling.HasField("n") else 1,
             resume_window_s=admission.decide_resume_window_s(request, self.settings.max_resume_window_s),
         )
+
+
+def _encode_chat(chat: pb.ChatPrompt, codec: TextCodec) -> list[int]:
+    return codec.encode_chat(messages_of(chat), tool_use(chat).shown())
 
 
 def _left_s(ends_s: float) -> float:

@@ -1,11 +1,13 @@
 """What a live request takes from its workers, and what it refuses."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes.tools import ARGUMENTS, OUTPUT, joined
 from hekaton.errors import AlreadyExists, Cancelled, Diverged
 from hekaton.facts import RequestRecord, Sampling, Slo
 from hekaton.v1 import common_pb2, inference_pb2
@@ -167,6 +169,20 @@ async def test_an_output_that_ends_with_what_completes_a_stop_text_was_stopped()
     assert (await output.next()) == inference_pb2.Tokens(token_ids=[*b"ab", 0xF0], text="ab")
     assert await output.next() is None
     assert live.outcome().reason == common_pb2.FINISH_REASON_STOP
+
+
+async def test_a_call_that_a_lost_worker_began_is_told_once() -> None:
+    live = LiveRequest(replace(record(max_tokens=300), tool_parser="hermes"))
+    output = Output(Reading(live, live.attach()), byte_codec(), LiveRequest.cut)
+    said, deltas, lost_at = OUTPUT.encode(), list[inference_pb2.ToolCallDelta](), OUTPUT.index("ris")
+    for epoch, first, end in ((1, 0, lost_at), (2, 0, lost_at + 20), (3, lost_at, len(said))):
+        live.assign(epoch, f"w{epoch}")
+        live.extend(epoch, first, said[first:end])
+        tokens = await output.next()
+        assert tokens is not None
+        deltas += tokens.tool_calls
+    looked, asked = joined(deltas)
+    assert (looked[1:], asked[1:]) == (("get_weather", ARGUMENTS), ("get_time", "{}"))
 
 
 async def test_log_probabilities_come_with_their_tokens_and_only_once() -> None:

@@ -52,14 +52,14 @@ class ToolUse:
 
 def tool_use(chat: pb.ChatPrompt) -> ToolUse:
     """Raises InvalidArgument, naming the field."""
-    tools = tuple(_tool(f"chat.tools[{index}]", tool) for index, tool in enumerate(chat.tools[: MAX_TOOLS + 1]))
-    if len(tools) > MAX_TOOLS:
+    if len(chat.tools) > MAX_TOOLS:
         raise InvalidArgument(f"chat.tools may hold at most {MAX_TOOLS} tools, not {len(chat.tools)}")
+    if sum(len(tool.parameters.encode()) for tool in chat.tools) > MAX_SCHEMAS_BYTES:
+        raise InvalidArgument(f"chat.tools: their parameters may have at most {MAX_SCHEMAS_BYTES} bytes together")
+    tools = tuple(_tool(f"chat.tools[{index}]", tool) for index, tool in enumerate(chat.tools))
     names = [tool.name for tool in tools]
     if len(set(names)) < len(names):
         raise InvalidArgument("chat.tools: two of them have the same name")
-    if sum(len(tool.parameters.encode()) for tool in chat.tools) > MAX_SCHEMAS_BYTES:
-        raise InvalidArgument(f"chat.tools: their parameters may have at most {MAX_SCHEMAS_BYTES} bytes together")
     for name in ("tool_choice", "parallel_tool_calls"):
         if not tools and chat.HasField(name):
             raise InvalidArgument(f"chat.{name} is only allowed with tools: leave it out")
@@ -69,7 +69,7 @@ def tool_use(chat: pb.ChatPrompt) -> ToolUse:
 
 
 def messages_of(chat: pb.ChatPrompt) -> list[dict[str, Any]]:
-    """Raises InvalidArgument, naming the field."""
+    """Raises InvalidArgument, naming the field. May take long, where arguments are."""
     if not chat.messages:
         raise InvalidArgument("the chat is empty: send at least one message")
     return [_message(f"chat.messages[{index}]", message) for index, message in enumerate(chat.messages)]
