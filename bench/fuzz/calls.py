@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from bench.fuzz.messages import Known, Maker
+from hekaton.oip import open_inference_pb2
 from hekaton.rpc.errors import has_details
 from hekaton.v1 import inference_pb2, memory_pb2, models_pb2, pool_pb2, scheduler_pb2, worker_pb2
 
@@ -30,7 +31,9 @@ TIMEOUTS_S = (0.02, 0.1, 0.5, 1.5)
 MOST_RESPONSES = 300
 MOST_MESSAGES = 8
 SHOWN_BYTES = 300
-MODULES = (inference_pb2, models_pb2, pool_pb2, memory_pb2, scheduler_pb2, worker_pb2)
+GREETED = ("Control", "StreamTokens")
+"""Streams that begin with a hello."""
+MODULES = (inference_pb2, models_pb2, pool_pb2, memory_pb2, scheduler_pb2, worker_pb2, open_inference_pb2)
 SERVICES: dict[str, ServiceDescriptor] = {
     name: service for module in MODULES for name, service in module.DESCRIPTOR.services_by_name.items()
 }
@@ -74,7 +77,7 @@ class Caller:
         maker = Maker(random, self._known)
         most = MOST_MESSAGES if method.client_streaming else 1
         messages = [maker.request(method.input_type) for _ in range(random.randint(1, most))]
-        if method.client_streaming and random.random() < 0.7:
+        if method.name in GREETED and random.random() < 0.7:
             messages.insert(0, maker.hello(method.input_type))
         self._tally.messages += len(messages)
         try:

@@ -26,7 +26,7 @@ TEXTS = (
     "unix:/nowhere", "dns:///[", ":" * 40,
     "~nobody/x", "\U0001f600" * 1000,
 )  # fmt: skip
-TELLING = ("model", "name", "request_id")
+TELLING = ("model", "name", "request_id", "model_name", "inputs")
 """Without them a message says nothing."""
 INT_BITS = {
     FieldDescriptor.CPPTYPE_INT32: (32, True),
@@ -37,15 +37,18 @@ INT_BITS = {
 
 
 class Known:
-    """Values that mean something to the pool, by name of the field: with them a message gets further."""
+    """Values that mean something to the pool, by name of the field, or of message and field."""
 
     def __init__(self, values: Mapping[str, Sequence[Any]]) -> None:
         self._values = values
         self.request_ids: deque[str] = deque(maxlen=KEPT_IDS)
         """Of requests that were accepted."""
 
-    def of(self, name: str) -> Sequence[Any]:
-        return [*self.request_ids, "fuzz-1", "fuzz-2"] if name == "request_id" else self._values.get(name, ())
+    def of(self, field: FieldDescriptor) -> Sequence[Any]:
+        if field.name == "request_id":
+            return [*self.request_ids, "fuzz-1", "fuzz-2"]
+        owner = field.containing_type.name if field.containing_type else ""
+        return self._values.get(f"{owner}.{field.name}") or self._values.get(field.name, ())
 
 
 class Maker:
@@ -178,10 +181,13 @@ class Maker:
     def _set_map(self, where: Any, entry: Descriptor, fill: float) -> None:
         key, value = entry.fields_by_name["key"], entry.fields_by_name["value"]
         for _ in range(self._random.randint(0, MAX_ITEMS)):
-            where[self._value(key, fill)] = self._value(value, fill)
+            if value.message_type:
+                where[self._value(key, fill)].CopyFrom(self._value(value, fill))
+            else:
+                where[self._value(key, fill)] = self._value(value, fill)
 
     def _value(self, field: FieldDescriptor, fill: float) -> Any:
-        known = self._known.of(field.name)
+        known = self._known.of(field)
         if known and self._random.random() < self._sane:
             return self._random.choice(known)
         match field.cpp_type:

@@ -20,6 +20,7 @@ from hekaton.store.keys import Kind
 from hekaton.store.workers import Registry
 from hekaton.v1.pool_pb2 import WorkerStatus
 
+PUBLIC = ("InferenceService", "ModelService", "PoolService", "GRPCInferenceService")
 MODEL = "sound"
 """Its requests must be answered whatever happens."""
 TOKENS = 4
@@ -57,7 +58,7 @@ class FuzzedStack(Stack):
         [worker] = (await Registry(redis, Kind.WORKER).list()).values()
         [scheduler] = (await Registry(redis, Kind.SCHEDULER).list()).values()
         [memory] = (await Registry(redis, Kind.MEMORY).list()).values()
-        public = dict.fromkeys(("InferenceService", "ModelService", "PoolService"), self.address)
+        public = dict.fromkeys(PUBLIC, self.address)
         internal = {"WorkerService": WorkerStatus.FromString(worker).address, "MemoryService": memory.decode()}
         return {**public, **internal, "SchedulerService": scheduler.decode()}
 

@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator
 import grpc
 import grpc.aio
 import pytest
+from redis.asyncio import Redis
 
 from fakes.open_inference import Value, final, raw, sent, text_of, typed
-from fakes.router import RouterClient
+from fakes.router import RouterClient, address_of
 from fakes.worker import FakeWorker
-from hekaton.errors import ModelNotFound, WorkerLost
+from hekaton.errors import InvalidArgument, ModelNotFound, WorkerLost
 from hekaton.oip import open_inference_pb2 as pb
+from hekaton.rpc.channel import open_channel
 from hekaton.rpc.errors import from_rpc_error
 
 HELLO: dict[str, Value] = {"text_input": "hello", "stream": True}
@@ -102,3 +104,25 @@ async def test_a_client_that_goes_away_cancels_all_his_requests(router: RouterCl
 
 async def test_a_stream_without_requests_ends(router: RouterClient) -> None:
     assert [answer async for answer in router.open_inference.ModelStreamInfer(sent())] == []
+
+
+async def test_a_message_that_cannot_be_decoded_ends_the_stream_after_the_answers_to_those_before(
+    router: RouterClient, worker: FakeWorker, redis: Redis
+) -> None:
+    async with open_channel(await address_of(redis, "router-1")) as channel:
+        stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer"
+        )
+        call = stream()
+        await call.write(typed({"text_input": "a"}, id_="sound").SerializeToString())
+        request_id = await worker.take()
+        await call.write(b"\xff" * 11)
+        worker.step(request_id, 0, list(b"answer"))
+        worker.finish(request_id, 6)
+        said = await call.read()
+        assert isinstance(said, bytes)
+        answer = pb.ModelStreamInferResponse.FromString(said)
+        assert text_of(answer.infer_response) == ["answer"]
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call.read()
+        assert isinstance(from_rpc_error(refused.value), InvalidArgument)

@@ -40,16 +40,18 @@ async def _all(
     requests: AsyncIterator[pb.ModelInferRequest], answer: Answer, said: asyncio.Queue[Said], strict: bool
 ) -> None:
     slots = asyncio.Semaphore(MOST_AT_ONCE)
-    try:
-        async with asyncio.TaskGroup() as group:
+    ended: HekatonError | None = None
+    async with asyncio.TaskGroup() as group:
+        try:
             await slots.acquire()
             async for request in requests:
                 task = group.create_task(_one(request, answer, said, strict))
                 task.add_done_callback(lambda _: slots.release())
                 await slots.acquire()
-    except Exception as error:
-        await said.put(known_error(error, METHOD))
-    await said.put(None)
+        except Exception as error:
+            # One that cannot be decoded, for instance. Those before it are answered.
+            ended = known_error(error, METHOD)
+    await said.put(ended)
 
 
 async def _one(request: pb.ModelInferRequest, answer: Answer, said: asyncio.Queue[Said], strict: bool) -> None:
