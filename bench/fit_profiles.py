@@ -93,7 +93,7 @@ def main() -> None:
     names = ("prefill ms", "us/token", "step ms", "us/request", "ns/context")
     table = Table("device", "class", *names, "prefill error", "step error", title="relative errors: median / largest")
     for (device, name), fitted in fit_all(read()).items():
-        values = [f"{value:.4g}" for value in astuple(fitted.fit)]
+        values = [f"{value:.4g}" for value in astuple(fitted.fit)[: len(names)]]
         values[-1] += " *" * fitted.is_borrowed
         table.add_row(device, name, *values, _errors(fitted.prefill_errors), _errors(fitted.step_errors))
     Console(width=120).print(table)

@@ -22,4 +22,5 @@ def test_the_errors_are_those_that_are_named() -> None:
 
 
 def test_every_slope_is_positive() -> None:
-    assert all(value > 0 for fitted in fit_all(read()).values() for value in astuple(fitted.fit))
+    """Copies of KV are not in the data."""
+    assert all(value > 0 for fitted in fit_all(read()).values() for value in astuple(fitted.fit)[:5])
