@@ -10,7 +10,7 @@ PIP_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint chaos soak fuzz figures protos clean
+.PHONY: help demo test test-gpu lint chaos soak fuzz figures protos clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ lint: $(VENV)/.test  ## ruff and strict mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+test-gpu: $(VENV)/.test  ## the engine's tests on a CUDA device
+	HEKATON_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/unit/engine
 
 CHAOS_REQUESTS ?= 5000
 CHAOS_SEED     ?= 1

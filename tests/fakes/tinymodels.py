@@ -1,5 +1,6 @@
 """Tiny real models, from checkpoint to image, and a driver that takes a real engine through any schedule."""
 
+import os
 import select
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,8 @@ from hekaton.engine.messages import Submit
 from hekaton.engine.transformers_engine import TransformersEngine
 from hekaton.facts import Image, Logprobs, Parcel, Sampling, Slo
 
+DEVICE = os.environ.get("HEKATON_TEST_DEVICE", "cpu")
+"""That engines of the tests run on: cpu, or cuda where there is one."""
 LOAD_TIMEOUT_S = 30.0
 WIDE: dict[str, dict[str, object]] = {"gpt2": {"n_inner": 512}}
 """Most of a model in its weights, so that two do not fit where one and the KV of both do."""
@@ -47,7 +50,7 @@ def image_of(checkpoint: Path, out: Path, dtype: str = "float32") -> TinyModel:
 def engine_for(models: Mapping[str, TinyModel], spare_bytes: int, host_kv_bytes: int = 0) -> TransformersEngine:
     """An engine that knows the models; its device holds the largest of them and `spare_bytes`."""
     largest = max(model.image.nbytes for model in models.values())
-    engine = TransformersEngine("cpu", largest + spare_bytes, host_kv_memory_bytes=host_kv_bytes)
+    engine = TransformersEngine(DEVICE, largest + spare_bytes, host_kv_memory_bytes=host_kv_bytes)
     for name, model in models.items():
         engine.add_model(name, model.prepared.spec, str(model.checkpoint))
         engine.provide_image(name, model.image)

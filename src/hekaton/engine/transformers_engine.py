@@ -1,22 +1,24 @@
 """Real models on one device, through transformers and torch."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 import transformers
+from torch import Tensor
 
 from hekaton.engine import attention
 from hekaton.engine.attention import Feed
 from hekaton.engine.compaction import gather
-from hekaton.engine.copier import Copier, CopyJob, chunks
+from hekaton.engine.copier import Copier, CopyJob, Piece, chunks
 from hekaton.engine.device import Extent, Extents
 from hekaton.engine.forward import Forward
 from hekaton.engine.grammar import Constraints
 from hekaton.engine.hostkv import HostKv
+from hekaton.engine.hostpages import HostPages
 from hekaton.engine.image import ALIGN_BYTES
 from hekaton.engine.interface import ExportResult, LoadResult, Sampled, StepItem, SwapResult
 from hekaton.engine.known import KnownModel
@@ -59,6 +61,7 @@ class TransformersEngine:
         self._host = HostKv(host_kv_dir, host_kv_memory_bytes)
         self.host_kv_memory_bytes = self._host.limit_bytes
         self._copier = Copier(self._device, copy_bytes_per_s)
+        self._pages = HostPages(self._device)
         self._swaps = Swaps(self._kv, self._buffer, self._host, self._copier)
         self._loads: list[LoadResult] = []
         self._returns: list[SwapResult] = []
@@ -80,12 +83,15 @@ class TransformersEngine:
 
     def remove_model(self, name: str) -> None:
         self.evict(name)
+        self.provide_image(name, None)
         self._constraints.forget(name)
         del self._models[name]
 
     def provide_image(self, model: str, image: Image | None) -> None:
         """Raises InvalidCheckpoint if the image is not one of this model."""
         known = self._models[model]
+        if known.source is not None:
+            self._pages.release(known.source)
         known.image, known.source = image, None
         if image is None:
             return
@@ -117,8 +123,7 @@ class TransformersEngine:
             return False
         self._end_kernels()
         target = self._buffer[extent.start : extent.end]
-        pieces = chunks(known.source, target, self._copier.piece_bytes)
-        known.extent, known.job = extent, CopyJob(name=model, pieces=pieces)
+        known.extent, known.job = extent, CopyJob(name=model, pieces=self._pieces(known.source, target))
         self._copier.submit(known.job)
         # While the copy runs.
         known.look_at(extent.start)
@@ -325,6 +330,10 @@ class TransformersEngine:
         self._copier.wait(job, pieces)
         if job.done < pieces:
             raise EngineFailed(f"loading {known.name} failed: {job.error}")
+
+    def _pieces(self, source: Tensor, target: Tensor) -> Iterator[Piece]:
+        self._pages.register(source)
+        yield from chunks(source, target, self._copier.piece_bytes)
 
     def _end_kernels(self) -> None:
         """Before a copy: kernels that are still under way may use its bytes."""

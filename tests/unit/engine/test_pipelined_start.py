@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from fakes.tinymodels import Driver, TinyModel, prompt_of, wait_for_load
+from fakes.tinymodels import DEVICE, Driver, TinyModel, prompt_of, wait_for_load
 from hekaton.engine.copier import Piece
 from hekaton.engine.reference import Comparison
 from hekaton.engine.supported import ARCHITECTURES
@@ -24,7 +24,7 @@ Oracle = Callable[[str, list[int], list[int]], Comparison]
 def slow_engine(model: TinyModel, name: str) -> TransformersEngine:
     """Its bus brings the model in some fifteen pieces."""
     nbytes = model.image.nbytes
-    engine = TransformersEngine("cpu", nbytes + (4 << 20), copy_bytes_per_s=int(nbytes / LOAD_S))
+    engine = TransformersEngine(DEVICE, nbytes + (4 << 20), copy_bytes_per_s=int(nbytes / LOAD_S))
     # Whoever computes with what has not come is found out.
     engine._buffer.fill_(255)
     engine.add_model(name, model.prepared.spec, str(model.checkpoint))
@@ -116,7 +116,7 @@ def test_no_hook_is_left_on_the_tree(models: dict[str, TinyModel]) -> None:
 def test_an_urgent_load_overtakes_one_that_has_begun(models: dict[str, TinyModel]) -> None:
     first, second = models["llama"], models["llama-2"]
     nbytes = first.image.nbytes
-    engine = TransformersEngine("cpu", 2 * nbytes + (1 << 20), copy_bytes_per_s=int(nbytes / LOAD_S))
+    engine = TransformersEngine(DEVICE, 2 * nbytes + (1 << 20), copy_bytes_per_s=int(nbytes / LOAD_S))
     for name, model in (("first", first), ("second", second)):
         engine.add_model(name, model.prepared.spec, "")
         engine.provide_image(name, model.image)

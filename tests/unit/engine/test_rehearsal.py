@@ -8,7 +8,7 @@ from dataclasses import astuple
 
 import pytest
 
-from fakes.tinymodels import TinyModel
+from fakes.tinymodels import DEVICE, TinyModel
 from hekaton.engine.messages import (
     AddModel,
     Ended,
@@ -36,7 +36,7 @@ class Stage:
     """A turn loop over a real engine; the test plays the worker."""
 
     def __init__(self, spare_bytes: int, model: TinyModel, host_kv_bytes: int = 0) -> None:
-        self.engine = TransformersEngine("cpu", model.image.nbytes + spare_bytes, host_kv_memory_bytes=host_kv_bytes)
+        self.engine = TransformersEngine(DEVICE, model.image.nbytes + spare_bytes, host_kv_memory_bytes=host_kv_bytes)
         self.events: list[Event] = []
         self.loop = TurnLoop(self.engine, SlackTurns(), self.events.append, time.monotonic, "w")
 

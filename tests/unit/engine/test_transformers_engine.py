@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fakes.tinymodels import Driver, TinyModel, engine_for, prompt_of, switch
+from fakes.tinymodels import DEVICE, Driver, TinyModel, engine_for, prompt_of, switch
 from hekaton.engine.attention import Feed
 from hekaton.engine.forward import Forward
 from hekaton.engine.interface import StepItem
@@ -186,7 +186,7 @@ def test_logits_are_bitwise_equal_with_and_without_a_switch_between_steps(
     name, other = names
 
     def run(switching: bool) -> list[Tensor]:
-        engine = TransformersEngine("cpu", max(models[one].image.nbytes for one in names) + SPARE_BYTES)
+        engine = TransformersEngine(DEVICE, max(models[one].image.nbytes for one in names) + SPARE_BYTES)
         forward = engine._forward = RememberingForward(engine._device, engine._buffer)
         for one in names:
             engine.add_model(one, models[one].prepared.spec, "")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes.tinymodels import Driver, TinyModel, engine_for, image_of, prepare, prompt_of, switch
+from fakes.tinymodels import DEVICE, Driver, TinyModel, engine_for, image_of, prepare, prompt_of, switch
 from hekaton.engine.reference import compare, load
 from hekaton.engine.transformers_engine import TransformersEngine
 from hekaton.errors import EngineFailed, InvalidCheckpoint, ModelTooLarge
@@ -48,7 +48,7 @@ def _held() -> tuple[int, int, int]:
 
 def test_a_closed_engine_keeps_no_thread_and_no_descriptor() -> None:
     before = _held()[:2]
-    TransformersEngine("cpu", 1 << 20).close()
+    TransformersEngine(DEVICE, 1 << 20).close()
     assert _held()[:2] == before
 
 
@@ -171,7 +171,7 @@ def test_a_bfloat16_model_gives_tokens_near_those_of_transformers(models: dict[s
 
 def test_a_model_larger_than_the_device_is_refused_with_both_sizes(models: dict[str, TinyModel]) -> None:
     spec = models["llama"].prepared.spec
-    engine = TransformersEngine("cpu", spec.weight_bytes)
+    engine = TransformersEngine(DEVICE, spec.weight_bytes)
     with pytest.raises(
         ModelTooLarge, match=rf"{spec.weight_bytes + 16 * spec.kv_bytes_per_token} .* {spec.weight_bytes}"
     ):
