@@ -3,6 +3,8 @@
 Whatever goes wrong here costs speed alone: the driver copies from other memory too, through pages of its own.
 """
 
+from typing import Any
+
 import structlog
 import torch
 from torch import Tensor
@@ -16,7 +18,8 @@ class HostPages:
     """Nothing happens for any device but CUDA."""
 
     def __init__(self, device: torch.device) -> None:
-        self._driver = torch.cuda.cudart() if device.type == "cuda" else None
+        # torch does not type it.
+        self._driver: Any = torch.cuda.cudart() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._registered: set[int] = set()
 
     def register(self, memory: Tensor) -> None:
