@@ -124,7 +124,8 @@ class Intake:
         )
         admission.check_room(entry.name, spec, len(prompt) + sampling.max_tokens, self.view.devices())
         slo = admission.decide_slo(request.slo, entry.slo)
-        admission.check_promise(entry.name, slo, self.view.outlooks.get(entry.name))
+        tenant = tenancy.current().name
+        admission.check_promise(entry.name, slo, self.view.promise.of(entry.name, tenant))
         return RequestRecord(
             request_id=request.request_id or uuid.uuid4().hex,
             router_id=self.router_id,
@@ -133,7 +134,7 @@ class Intake:
             sampling=sampling,
             slo=slo,
             deadline_s=_left_s(ends_s),
-            tenant=tenancy.current().name,
+            tenant=tenant,
             trace_context=telemetry.current_traceparent(),
             choices=request.sampling.n if request.sampling.HasField("n") else 1,
             resume_window_s=admission.decide_resume_window_s(request, self.settings.max_resume_window_s),

@@ -1,9 +1,8 @@
 """What the router knows of the pool: who lives, as of the last heartbeat."""
 
 import asyncio
-from collections.abc import Mapping
 
-from hekaton.policy.admission import Outlook
+from hekaton.policy.admission import Promise
 from hekaton.rpc import convert
 from hekaton.store.outlooks import Outlooks
 from hekaton.store.workers import Registry
@@ -19,7 +18,7 @@ class PoolView:
         self._workers = workers
         self._memories = memories
         self._outlooks = outlooks
-        self.outlooks: Mapping[str, Outlook] = {}
+        self.promise = Promise({})
         self._answered_s = asyncio.get_running_loop().time()
         self.workers: tuple[pool_pb2.WorkerStatus, ...] = ()
         self.memories: tuple[str, ...] = ()
@@ -32,7 +31,8 @@ class PoolView:
         statuses = convert.statuses_from_registry(workers)
         self.workers = tuple(statuses[name] for name in sorted(statuses))
         self.memories = tuple(memories[name].decode(errors="replace") for name in sorted(memories))
-        self.outlooks = await self._outlooks.read() if self._outlooks else {}
+        if self._outlooks:
+            self.promise = await self._outlooks.read()
         self._answered_s = asyncio.get_running_loop().time()
 
     def away_s(self) -> float:

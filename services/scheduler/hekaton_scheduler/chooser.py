@@ -41,7 +41,8 @@ class _Wishes:
 class Chooser:
     """`has_roles`: a request is placed for PREFILL first, and for DECODE once its prompt has been computed.
 
-    A worker that holds `max_placed` requests gets no more: what waits, waits in the store.
+    A worker that holds `max_placed` requests gets no more, and of one tenant's fewer (`hekaton.policy.fairness`): what
+    waits, waits in the store.
     """
 
     def __init__(self, pool: Pool, policy: Placement, *, has_roles: bool = False, max_placed: int = MAX_PLACED) -> None:
@@ -58,7 +59,12 @@ class Chooser:
         request_id = summary.record.request_id
         request = _request(summary, spec, self._phase(summary))
         refused = self._refused.get(request_id)
-        views = tuple(one for one in self._pool.views(but=refused) if sum(one.requests.values()) < self._max_placed)
+        tenant = summary.record.tenant
+        views = tuple(
+            one
+            for one in self._pool.views(but=refused)
+            if self._pool.has_place(one.worker_id, tenant, self._max_placed)
+        )
         target = self._moving.get(request_id)
         if target and any(one.worker_id == target for one in able(request, views)):
             return target

@@ -16,6 +16,7 @@ from hekaton.rpc.tls import ClientTls, explain
 from hekaton.tasks import forever, heed_cancellation
 from hekaton.v1 import worker_pb2 as pb
 from hekaton.v1 import worker_pb2_grpc
+from hekaton_scheduler.pool import Placed
 
 log = structlog.get_logger(__name__)
 RETRY_MIN_S = 0.05
@@ -57,8 +58,8 @@ class Link:
         self._delay_s = RETRY_MIN_S
         self._outgoing = Outgoing()
 
-    def assign(self, request_id: str, epoch: int, model: str, parcel: pb.Parcel | None) -> None:
-        assign = pb.Assign(request_id=request_id, epoch=epoch, model=model, parcel=parcel)
+    def assign(self, placed: Placed, parcel: pb.Parcel | None) -> None:
+        assign = pb.Assign(request_id=placed.request_id, epoch=placed.epoch, model=placed.model, parcel=parcel)
         self._outgoing.put_nowait(pb.ControlRequest(assign=assign))
 
     def revoke(self, request_id: str, epoch: int, *, hand_over: bool = False) -> None:

@@ -98,9 +98,14 @@ class Placer:
         """Until cancelled; `assign` hands a placed request to its worker. Raises StaleTerm."""
         while True:
             self._changed.clear()
-            for batch in _batches(list(self._waiting.values())):
+            for batch in _batches(self._in_order()):
                 await self._place([one for waiting in batch if (one := await patiently(self._choose, waiting))], assign)
             await self._something()
+
+    def _in_order(self) -> list[Waiting]:
+        """First come, first served, but those after all others that yield."""
+        waiting, yielding = list(self._waiting.values()), self._pool.yielding
+        return sorted(waiting, key=lambda one: one.summary.record.tenant in yielding) if yielding else waiting
 
     async def _something(self) -> None:
         """Waits for a change, a deadline, or the end of an avoidance."""
@@ -123,7 +128,7 @@ class Placer:
         elif spec is None:
             await self._fail(waiting, ModelNotFound(f"model {record.model} is not registered any more"))
         elif worker_id := self._chooser.choose(waiting.summary, spec):
-            taken = Placed(record.request_id, waiting.summary.epoch + 1, record.model)
+            taken = Placed(record.request_id, waiting.summary.epoch + 1, record.model, record.tenant)
             self._pool.expect(worker_id, taken, record.prompt_tokens)
             return Chosen(waiting, worker_id)
         return None
@@ -164,7 +169,7 @@ class Placer:
             # The worker left while the store was asked.
             await patiently(self._give_back, record.request_id, epoch)
             return
-        taken = Placed(record.request_id, epoch, record.model)
+        taken = Placed(record.request_id, epoch, record.model, record.tenant)
         self._pool.confirm(one.worker_id, taken, record.prompt_tokens)
         assign(one.worker_id, taken)
 

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from hekaton.policy.fairness import has_place
 from hekaton.policy.types import PoolWorker, Role
 from hekaton.rpc.convert import ROLE_FROM_PB
 from hekaton.v1 import pool_pb2
@@ -14,6 +15,7 @@ class Placed(NamedTuple):
     request_id: str
     epoch: int
     model: str
+    tenant: str = ""
 
 
 @dataclass(slots=True)
@@ -21,6 +23,7 @@ class _Worker:
     status: pool_pb2.WorkerStatus
     requests: dict[str, Placed] = field(default_factory=dict)
     models: Counter[str] = field(default_factory=Counter)
+    tenants: Counter[str] = field(default_factory=Counter)
     prefill_tokens: Counter[str] = field(default_factory=Counter)
     """As the worker said last, and what it was given since."""
     expected: set[str] = field(default_factory=set)
@@ -34,6 +37,8 @@ class Pool:
 
     def __init__(self) -> None:
         self._workers: dict[str, _Worker] = {}
+        self.yielding: frozenset[str] = frozenset()
+        """Tenants that have had more than their shares."""
 
     def __contains__(self, worker_id: str) -> bool:
         return worker_id in self._workers
@@ -57,6 +62,7 @@ class Pool:
         self.remove(worker_id, placed.request_id)
         worker.requests[placed.request_id] = placed
         worker.models[placed.model] += 1
+        worker.tenants[placed.tenant] += 1
         worker.prefill_tokens[placed.model] += prefill_tokens
         worker.view = None
 
@@ -76,6 +82,7 @@ class Pool:
         worker = self._workers.get(worker_id)
         if worker and (placed := worker.requests.pop(request_id, None)):
             worker.models[placed.model] -= 1
+            worker.tenants = worker.tenants - Counter((placed.tenant,))
             worker.expected.discard(request_id)
             worker.view = None
 
@@ -96,6 +103,15 @@ class Pool:
             return []
         return [one for one in worker.requests.values() if one.model == model and one.request_id not in worker.expected]
 
+    def has_place(self, worker_id: str, tenant: str, most: int) -> bool:
+        """Whether a worker that may hold `most` requests takes one more of this tenant's."""
+        worker = self._workers[worker_id]
+        return has_place(tenant, worker.tenants, len(worker.requests), self.yielding, most)
+
+    def views_before(self) -> tuple[PoolWorker, ...]:
+        """All workers, as somebody sees them who does not yield: those that do hold nothing that he waits for."""
+        return tuple(_view_without(worker, self.yielding) for worker in self._workers.values())
+
     def views(self, but: str = "") -> tuple[PoolWorker, ...]:
         """All workers, or all `but` one."""
         return tuple(_view(worker) for name, worker in self._workers.items() if name != but)
@@ -105,6 +121,11 @@ class Pool:
 
     def placed(self) -> int:
         return sum(len(worker.requests) for worker in list(self._workers.values()))
+
+
+def _view_without(worker: _Worker, tenants: frozenset[str]) -> PoolWorker:
+    requests = Counter(one.model for one in worker.requests.values() if one.tenant not in tenants)
+    return replace(_view(worker), requests=requests)
 
 
 def _view(worker: _Worker) -> PoolWorker:

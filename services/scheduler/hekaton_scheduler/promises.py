@@ -1,8 +1,10 @@
 """Tells routers what the pool can promise to new requests, if they are to refuse what it cannot."""
 
+from contextlib import suppress
+
 from hekaton.errors import StoreUnavailable
 from hekaton.facts import ModelSpec
-from hekaton.policy.admission import outlooks
+from hekaton.policy.admission import Promise, outlooks
 from hekaton.policy.load import CONTEXT_TOKENS, OUTPUT_TOKENS, CostsOf
 from hekaton.policy.types import PlacementRequest, Role
 from hekaton.store.outlooks import Outlooks
@@ -29,13 +31,17 @@ class Promises:
 
     async def turn(self) -> float:
         """Publishes what can be promised now. When to do so again."""
-        requests = [_typical(name, spec, self._phase) for name, spec in self._models.all().items()]
-        try:
-            found = outlooks(requests, self._pool.views(), self._costs_of)
-            await self._store.publish(found, LASTING * self._every_s)
-        except StoreUnavailable:
-            pass  # Routers forget what they were told: nobody is refused meanwhile.
+        # Routers forget what they were told if the store is away: nobody is refused meanwhile.
+        with suppress(StoreUnavailable):
+            await self._store.publish(self._promise(), LASTING * self._every_s)
         return self._every_s
+
+    def _promise(self) -> Promise:
+        requests = [_typical(name, spec, self._phase) for name, spec in self._models.all().items()]
+        found = outlooks(requests, self._pool.views(), self._costs_of)
+        if not (yielding := self._pool.yielding):
+            return Promise(found)
+        return Promise(outlooks(requests, self._pool.views_before(), self._costs_of), found, yielding)
 
 
 def _typical(model: str, spec: ModelSpec, phase: Role) -> PlacementRequest:

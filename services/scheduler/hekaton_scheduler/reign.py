@@ -93,13 +93,15 @@ class Reign:
         return newest
 
     def _assign(self, worker_id: str, placed: Placed) -> None:
-        self._links[worker_id].assign(*placed, self._parcels.take(placed.request_id, placed.epoch))
+        self._links[worker_id].assign(placed, self._parcels.take(placed.request_id, placed.epoch))
 
     def _let_go(self, worker_id: str, placed: Placed) -> None:
         if link := self._links.get(worker_id):
             link.revoke(placed.request_id, placed.epoch, hand_over=True)
 
     def _tell_yielding(self, tenants: frozenset[str]) -> None:
+        self.pool.yielding = tenants
+        self.placer.pool_changed()
         for link in self._links.values():
             link.tell_yielding(tenants)
 
@@ -175,7 +177,7 @@ class Reign:
 
     async def connected(self, link: Link, report: pb.WorkerReport) -> None:
         """Compares what a worker holds with what the store says that it holds."""
-        held = [Placed(one.request_id, one.epoch, one.model) for one in report.held]
+        held = [Placed(one.request_id, one.epoch, one.model, one.tenant) for one in report.held]
         reported = {(one.request_id, one.epoch) for one in held}
         stored = set(await patiently(self._store.held_by, link.worker_id))
         known = await patiently(self._store.peek, [name for name, _ in reported ^ stored])
@@ -184,7 +186,7 @@ class Reign:
             link.revoke(name, epoch)
         self._costs.measured(link.worker_id, report.status.costs)
         self._shares.charge(report.used_seconds)
-        link.tell_yielding(self._shares.yielding)
+        link.tell_yielding(self.pool.yielding)
         self.pool.connect(report.status, [one for one in held if (one.request_id, one.epoch) not in strays])
         self.placer.pool_changed()
         for name, epoch in stored - reported:

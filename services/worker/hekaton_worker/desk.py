@@ -52,7 +52,10 @@ class Desk:
     def held(self) -> list[pb.HeldRequest]:
         """What the store may believe to be here."""
         unwritten = (attempt for attempt in self._attempts.values() if not attempt.written)
-        return [pb.HeldRequest(request_id=one.request_id, epoch=one.epoch, model=one.record.model) for one in unwritten]
+        return [
+            pb.HeldRequest(request_id=one.request_id, epoch=one.epoch, model=one.record.model, tenant=one.record.tenant)
+            for one in unwritten
+        ]
 
     def waiting_span(self, model: str) -> trace.Span | None:
         """The span of a live request of a model."""

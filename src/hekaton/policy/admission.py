@@ -1,7 +1,7 @@
 """When a new request could be served at the earliest: a pool that cannot keep an objective should say so at once."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hekaton.policy.load import OUTPUT_TOKENS, CostsOf, Load, load_of
@@ -32,6 +32,19 @@ class Outlook:
         Tokens that come slower than they are due use up what the first one had to spare.
         """
         return self.start_s + max(self.round_s - tbt_s, 0.0) * OUTPUT_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What the pool can promise to new requests, by model. Of what is not in it nobody knows."""
+
+    outlooks: Mapping[str, Outlook]
+    behind: Mapping[str, Outlook] = field(default_factory=dict)
+    """To tenants that yield: they wait for all that there is, the others only for each other."""
+    yielding: frozenset[str] = frozenset()
+
+    def of(self, model: str, tenant: str) -> Outlook | None:
+        return (self.behind if tenant in self.yielding else self.outlooks).get(model)
 
 
 def outlooks(

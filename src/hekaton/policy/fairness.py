@@ -18,6 +18,8 @@ BUSY = 1 / 3
 TOLERANCE = 0.1
 """So much more than a share is not noticed."""
 FORGOTTEN_S = 1e-3
+RESERVED = 8
+"""One of so many places of a worker is not for whoever has taken all others: who comes next finds it free."""
 
 
 class Party(Protocol):
@@ -65,6 +67,17 @@ def over_share(rates: Mapping[str, float], weights: Mapping[str, float], workers
             return frozenset(ascending[place:])
         left -= rates[tenant]
     return frozenset()
+
+
+def has_place(tenant: str, held: Mapping[str, int], total: int, yielding: frozenset[str], most: int) -> bool:
+    """Whether a worker takes one more request of a tenant's.
+
+    It holds `total` and may hold `most`; `held` counts them by tenant. Who has no name has nobody to leave places to.
+    """
+    if not tenant or total >= most:
+        return total < most
+    together = yielding if tenant in yielding else (tenant,)
+    return sum(held.get(one, 0) for one in together) < most - most // RESERVED
 
 
 def charges(exposed_s: float, step_s: float, fed_tokens: Iterable[tuple[str, int]]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The live requests of a simulated worker, and what is counted of them."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from hekaton.policy.demands import DemandTable
@@ -47,6 +48,10 @@ class Desk:
     def views(self, model: str) -> Iterator[RequestView]:
         """Of the model's requests that can run."""
         return (one.view() for one in self.of(model) if not one.parked_until_s)
+
+    def counts_before(self) -> dict[str, int]:
+        """Live requests that do not yield, by model."""
+        return Counter(one.model for one in self.live.values() if not one.yields)
 
     def prefill_tokens(self) -> dict[str, int]:
         """Of prompts that wait to be computed, by model."""

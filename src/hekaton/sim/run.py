@@ -118,6 +118,7 @@ class Simulation:
         }
         self._believed = believed
         self._usage = Usage()
+        self._yielding: frozenset[str] = frozenset()
         self._placement = chosen.placement(believed.__getitem__)
         self._patience_s = chosen.patience_s
         self._waiting: deque[tuple[SimRequest, Worker]] = deque()
@@ -185,6 +186,7 @@ class Simulation:
 
     def _compare_shares(self) -> None:
         over = over_share(self._usage.rates(self.agenda.now_s), self._settings.weights, len(self.workers))
+        self._yielding = over
         for worker in self.workers.values():
             worker.set_yielding(over)
 
@@ -201,7 +203,8 @@ class Simulation:
 
     def _promises(self, request: SimRequest, phase: Role) -> bool:
         """That the objective of a request can be kept."""
-        views = [worker.pool_view() for worker in self.workers.values()]
+        behind = request.tenant in self._yielding or not self._yielding
+        views = [one.pool_view() if behind else one.pool_view_before() for one in self.workers.values()]
         best = outlooks([self._placement_request(request, phase)], views, self._believed.__getitem__)
         return request.model in best and best[request.model].ttft_s(request.tbt_s) <= request.ttft_s
 

@@ -6,7 +6,7 @@ the turn or a request ends, or something happens to the worker, which cuts the s
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hekaton.engine.room import Room
 from hekaton.policy.fairness import charges
@@ -105,6 +105,10 @@ class Worker:
                 prefill_tokens=desk.prefill_tokens() if self._role is Role.PREFILL else None,
             )
         return view
+
+    def pool_view_before(self) -> PoolWorker:
+        """As somebody sees it who does not yield: those that do hold nothing that he waits for."""
+        return replace(self.pool_view(), requests=self._desk.counts_before())
 
     def submit(self, request: SimRequest) -> None:
         self._desk.add(request)

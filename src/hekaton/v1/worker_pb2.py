@@ -26,7 +26,7 @@ from hekaton.v1 import common_pb2 as hekaton_dot_v1_dot_common__pb2
 from hekaton.v1 import pool_pb2 as hekaton_dot_v1_dot_pool__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hekaton/v1/worker.proto\x12\nhekaton.v1\x1a\x17hekaton/v1/common.proto\x1a\x15hekaton/v1/pool.proto\"\xbc\x01\n\x0e\x43ontrolRequest\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.hekaton.v1.ControlHelloH\x00\x12$\n\x06\x61ssign\x18\x02 \x01(\x0b\x32\x12.hekaton.v1.AssignH\x00\x12$\n\x06revoke\x18\x03 \x01(\x0b\x32\x12.hekaton.v1.RevokeH\x00\x12(\n\x08yielding\x18\x04 \x01(\x0b\x32\x14.hekaton.v1.YieldingH\x00\x42\t\n\x07\x63ommand\"2\n\x0c\x43ontrolHello\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x14\n\x0cscheduler_id\x18\x02 \x01(\t\"^\n\x06\x41ssign\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\r\n\x05model\x18\x03 \x01(\t\x12\"\n\x06parcel\x18\x04 \x01(\x0b\x32\x12.hekaton.v1.Parcel\">\n\x06Revoke\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x11\n\thand_over\x18\x03 \x01(\x08\"\x1b\n\x08Yielding\x12\x0f\n\x07tenants\x18\x01 \x03(\t\"?\n\x06Parcel\x12\x16\n\x0ememory_address\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"p\n\x0f\x43ontrolResponse\x12)\n\x05state\x18\x01 \x01(\x0b\x32\x18.hekaton.v1.WorkerReportH\x00\x12(\n\x08released\x18\x02 \x01(\x0b\x32\x14.hekaton.v1.ReleasedH\x00\x42\x08\n\x06report\"\xfe\x01\n\x0cWorkerReport\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.hekaton.v1.WorkerStatus\x12%\n\x04held\x18\x02 \x03(\x0b\x32\x17.hekaton.v1.HeldRequest\x12(\n\ngiven_back\x18\x03 \x03(\x0b\x32\x14.hekaton.v1.Released\x12?\n\x0cused_seconds\x18\x04 \x03(\x0b\x32).hekaton.v1.WorkerReport.UsedSecondsEntry\x1a\x32\n\x10UsedSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"?\n\x0bHeldRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\r\n\x05model\x18\x03 \x01(\t\"\x96\x01\n\x08Released\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0f\n\x07refused\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x13\n\x0bhanded_over\x18\x05 \x01(\x08\x12\r\n\x05moved\x18\x06 \x01(\x08\x12\"\n\x06parcel\x18\x07 \x01(\x0b\x32\x12.hekaton.v1.Parcel\"\xf6\x01\n\x13StreamTokensRequest\x12.\n\x05hello\x18\x01 \x01(\x0b\x32\x1d.hekaton.v1.StreamTokensHelloH\x00\x12,\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x1a.hekaton.v1.CancelOnWorkerH\x00\x12(\n\x08produced\x18\x03 \x01(\x0b\x32\x14.hekaton.v1.ProducedH\x00\x12(\n\x04stop\x18\x04 \x01(\x0b\x32\x18.hekaton.v1.StopOnWorkerH\x00\x12\"\n\x05\x61\x64opt\x18\x05 \x01(\x0b\x32\x11.hekaton.v1.AdoptH\x00\x42\t\n\x07message\"&\n\x11StreamTokensHello\x12\x11\n\trouter_id\x18\x01 \x01(\t\"1\n\x0e\x43\x61ncelOnWorker\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03own\x18\x02 \x01(\x08\"\x1b\n\x05\x41\x64opt\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"A\n\x0cStopOnWorker\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x01(\r\"@\n\x08Produced\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\"\x97\x01\n\x14StreamTokensResponse\x12(\n\x08\x61ssigned\x18\x01 \x01(\x0b\x32\x14.hekaton.v1.AssignedH\x00\x12&\n\x04step\x18\x02 \x01(\x0b\x32\x16.hekaton.v1.StepTokensH\x00\x12\"\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x11.hekaton.v1.EndedH\x00\x42\t\n\x07message\";\n\x08\x41ssigned\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0c\n\x04kept\x18\x03 \x01(\x08\"9\n\nStepTokens\x12+\n\x08requests\x18\x01 \x03(\x0b\x32\x19.hekaton.v1.RequestTokens\"\x87\x01\n\rRequestTokens\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x13\n\x0b\x66irst_index\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12+\n\x08logprobs\x18\x05 \x03(\x0b\x32\x19.hekaton.v1.TokenLogprobs\"\xc3\x01\n\x05\x45nded\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12(\n\x06reason\x18\x03 \x01(\x0e\x32\x18.hekaton.v1.FinishReason\x12\'\n\x05stats\x18\x04 \x01(\x0b\x32\x18.hekaton.v1.RequestStats\x12\x0c\n\x04\x63ode\x18\x05 \x01(\x05\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\x07 \x01(\t\x12\x11\n\tunwritten\x18\x08 \x01(\x08\"$\n\x11WatchTurnsRequest\x12\x0f\n\x07history\x18\x01 \x01(\r\":\n\x12WatchTurnsResponse\x12$\n\x04turn\x18\x01 \x01(\x0b\x32\x16.hekaton.v1.TurnRecord2\xfd\x01\n\rWorkerService\x12\x46\n\x07\x43ontrol\x12\x1a.hekaton.v1.ControlRequest\x1a\x1b.hekaton.v1.ControlResponse(\x01\x30\x01\x12U\n\x0cStreamTokens\x12\x1f.hekaton.v1.StreamTokensRequest\x1a .hekaton.v1.StreamTokensResponse(\x01\x30\x01\x12M\n\nWatchTurns\x12\x1d.hekaton.v1.WatchTurnsRequest\x1a\x1e.hekaton.v1.WatchTurnsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hekaton/v1/worker.proto\x12\nhekaton.v1\x1a\x17hekaton/v1/common.proto\x1a\x15hekaton/v1/pool.proto\"\xbc\x01\n\x0e\x43ontrolRequest\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.hekaton.v1.ControlHelloH\x00\x12$\n\x06\x61ssign\x18\x02 \x01(\x0b\x32\x12.hekaton.v1.AssignH\x00\x12$\n\x06revoke\x18\x03 \x01(\x0b\x32\x12.hekaton.v1.RevokeH\x00\x12(\n\x08yielding\x18\x04 \x01(\x0b\x32\x14.hekaton.v1.YieldingH\x00\x42\t\n\x07\x63ommand\"2\n\x0c\x43ontrolHello\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x14\n\x0cscheduler_id\x18\x02 \x01(\t\"^\n\x06\x41ssign\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\r\n\x05model\x18\x03 \x01(\t\x12\"\n\x06parcel\x18\x04 \x01(\x0b\x32\x12.hekaton.v1.Parcel\">\n\x06Revoke\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x11\n\thand_over\x18\x03 \x01(\x08\"\x1b\n\x08Yielding\x12\x0f\n\x07tenants\x18\x01 \x03(\t\"?\n\x06Parcel\x12\x16\n\x0ememory_address\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"p\n\x0f\x43ontrolResponse\x12)\n\x05state\x18\x01 \x01(\x0b\x32\x18.hekaton.v1.WorkerReportH\x00\x12(\n\x08released\x18\x02 \x01(\x0b\x32\x14.hekaton.v1.ReleasedH\x00\x42\x08\n\x06report\"\xfe\x01\n\x0cWorkerReport\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.hekaton.v1.WorkerStatus\x12%\n\x04held\x18\x02 \x03(\x0b\x32\x17.hekaton.v1.HeldRequest\x12(\n\ngiven_back\x18\x03 \x03(\x0b\x32\x14.hekaton.v1.Released\x12?\n\x0cused_seconds\x18\x04 \x03(\x0b\x32).hekaton.v1.WorkerReport.UsedSecondsEntry\x1a\x32\n\x10UsedSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"O\n\x0bHeldRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\"\x96\x01\n\x08Released\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0f\n\x07refused\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x13\n\x0bhanded_over\x18\x05 \x01(\x08\x12\r\n\x05moved\x18\x06 \x01(\x08\x12\"\n\x06parcel\x18\x07 \x01(\x0b\x32\x12.hekaton.v1.Parcel\"\xf6\x01\n\x13StreamTokensRequest\x12.\n\x05hello\x18\x01 \x01(\x0b\x32\x1d.hekaton.v1.StreamTokensHelloH\x00\x12,\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x1a.hekaton.v1.CancelOnWorkerH\x00\x12(\n\x08produced\x18\x03 \x01(\x0b\x32\x14.hekaton.v1.ProducedH\x00\x12(\n\x04stop\x18\x04 \x01(\x0b\x32\x18.hekaton.v1.StopOnWorkerH\x00\x12\"\n\x05\x61\x64opt\x18\x05 \x01(\x0b\x32\x11.hekaton.v1.AdoptH\x00\x42\t\n\x07message\"&\n\x11StreamTokensHello\x12\x11\n\trouter_id\x18\x01 \x01(\t\"1\n\x0e\x43\x61ncelOnWorker\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03own\x18\x02 \x01(\x08\"\x1b\n\x05\x41\x64opt\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"A\n\x0cStopOnWorker\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x01(\r\"@\n\x08Produced\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\"\x97\x01\n\x14StreamTokensResponse\x12(\n\x08\x61ssigned\x18\x01 \x01(\x0b\x32\x14.hekaton.v1.AssignedH\x00\x12&\n\x04step\x18\x02 \x01(\x0b\x32\x16.hekaton.v1.StepTokensH\x00\x12\"\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x11.hekaton.v1.EndedH\x00\x42\t\n\x07message\";\n\x08\x41ssigned\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0c\n\x04kept\x18\x03 \x01(\x08\"9\n\nStepTokens\x12+\n\x08requests\x18\x01 \x03(\x0b\x32\x19.hekaton.v1.RequestTokens\"\x87\x01\n\rRequestTokens\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x13\n\x0b\x66irst_index\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12+\n\x08logprobs\x18\x05 \x03(\x0b\x32\x19.hekaton.v1.TokenLogprobs\"\xc3\x01\n\x05\x45nded\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12(\n\x06reason\x18\x03 \x01(\x0e\x32\x18.hekaton.v1.FinishReason\x12\'\n\x05stats\x18\x04 \x01(\x0b\x32\x18.hekaton.v1.RequestStats\x12\x0c\n\x04\x63ode\x18\x05 \x01(\x05\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\x07 \x01(\t\x12\x11\n\tunwritten\x18\x08 \x01(\x08\"$\n\x11WatchTurnsRequest\x12\x0f\n\x07history\x18\x01 \x01(\r\":\n\x12WatchTurnsResponse\x12$\n\x04turn\x18\x01 \x01(\x0b\x32\x16.hekaton.v1.TurnRecord2\xfd\x01\n\rWorkerService\x12\x46\n\x07\x43ontrol\x12\x1a.hekaton.v1.ControlRequest\x1a\x1b.hekaton.v1.ControlResponse(\x01\x30\x01\x12U\n\x0cStreamTokens\x12\x1f.hekaton.v1.StreamTokensRequest\x1a .hekaton.v1.StreamTokensResponse(\x01\x30\x01\x12M\n\nWatchTurns\x12\x1d.hekaton.v1.WatchTurnsRequest\x1a\x1e.hekaton.v1.WatchTurnsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,35 +54,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERREPORT_USEDSECONDSENTRY']._serialized_start=903
   _globals['_WORKERREPORT_USEDSECONDSENTRY']._serialized_end=953
   _globals['_HELDREQUEST']._serialized_start=955
-  _globals['_HELDREQUEST']._serialized_end=1018
-  _globals['_RELEASED']._serialized_start=1021
-  _globals['_RELEASED']._serialized_end=1171
-  _globals['_STREAMTOKENSREQUEST']._serialized_start=1174
-  _globals['_STREAMTOKENSREQUEST']._serialized_end=1420
-  _globals['_STREAMTOKENSHELLO']._serialized_start=1422
-  _globals['_STREAMTOKENSHELLO']._serialized_end=1460
-  _globals['_CANCELONWORKER']._serialized_start=1462
-  _globals['_CANCELONWORKER']._serialized_end=1511
-  _globals['_ADOPT']._serialized_start=1513
-  _globals['_ADOPT']._serialized_end=1540
-  _globals['_STOPONWORKER']._serialized_start=1542
-  _globals['_STOPONWORKER']._serialized_end=1607
-  _globals['_PRODUCED']._serialized_start=1609
-  _globals['_PRODUCED']._serialized_end=1673
-  _globals['_STREAMTOKENSRESPONSE']._serialized_start=1676
-  _globals['_STREAMTOKENSRESPONSE']._serialized_end=1827
-  _globals['_ASSIGNED']._serialized_start=1829
-  _globals['_ASSIGNED']._serialized_end=1888
-  _globals['_STEPTOKENS']._serialized_start=1890
-  _globals['_STEPTOKENS']._serialized_end=1947
-  _globals['_REQUESTTOKENS']._serialized_start=1950
-  _globals['_REQUESTTOKENS']._serialized_end=2085
-  _globals['_ENDED']._serialized_start=2088
-  _globals['_ENDED']._serialized_end=2283
-  _globals['_WATCHTURNSREQUEST']._serialized_start=2285
-  _globals['_WATCHTURNSREQUEST']._serialized_end=2321
-  _globals['_WATCHTURNSRESPONSE']._serialized_start=2323
-  _globals['_WATCHTURNSRESPONSE']._serialized_end=2381
-  _globals['_WORKERSERVICE']._serialized_start=2384
-  _globals['_WORKERSERVICE']._serialized_end=2637
+  _globals['_HELDREQUEST']._serialized_end=1034
+  _globals['_RELEASED']._serialized_start=1037
+  _globals['_RELEASED']._serialized_end=1187
+  _globals['_STREAMTOKENSREQUEST']._serialized_start=1190
+  _globals['_STREAMTOKENSREQUEST']._serialized_end=1436
+  _globals['_STREAMTOKENSHELLO']._serialized_start=1438
+  _globals['_STREAMTOKENSHELLO']._serialized_end=1476
+  _globals['_CANCELONWORKER']._serialized_start=1478
+  _globals['_CANCELONWORKER']._serialized_end=1527
+  _globals['_ADOPT']._serialized_start=1529
+  _globals['_ADOPT']._serialized_end=1556
+  _globals['_STOPONWORKER']._serialized_start=1558
+  _globals['_STOPONWORKER']._serialized_end=1623
+  _globals['_PRODUCED']._serialized_start=1625
+  _globals['_PRODUCED']._serialized_end=1689
+  _globals['_STREAMTOKENSRESPONSE']._serialized_start=1692
+  _globals['_STREAMTOKENSRESPONSE']._serialized_end=1843
+  _globals['_ASSIGNED']._serialized_start=1845
+  _globals['_ASSIGNED']._serialized_end=1904
+  _globals['_STEPTOKENS']._serialized_start=1906
+  _globals['_STEPTOKENS']._serialized_end=1963
+  _globals['_REQUESTTOKENS']._serialized_start=1966
+  _globals['_REQUESTTOKENS']._serialized_end=2101
+  _globals['_ENDED']._serialized_start=2104
+  _globals['_ENDED']._serialized_end=2299
+  _globals['_WATCHTURNSREQUEST']._serialized_start=2301
+  _globals['_WATCHTURNSREQUEST']._serialized_end=2337
+  _globals['_WATCHTURNSRESPONSE']._serialized_start=2339
+  _globals['_WATCHTURNSRESPONSE']._serialized_end=2397
+  _globals['_WORKERSERVICE']._serialized_start=2400
+  _globals['_WORKERSERVICE']._serialized_end=2653
 # @@protoc_insertion_point(module_scope)

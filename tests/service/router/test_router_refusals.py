@@ -12,7 +12,7 @@ from fakes.worker import FakeWorker, fake_worker
 from hekaton.engine.profiles import emulated_spec
 from hekaton.errors import NoWorker, StoreUnavailable
 from hekaton.facts import CatalogEntry, ModelSpec, ModelState, Slo
-from hekaton.policy.admission import Admission, Outlook
+from hekaton.policy.admission import Admission, Outlook, Promise
 from hekaton.rpc import convert
 from hekaton.store.catalog import Catalog
 from hekaton.store.embedded import EmbeddedRedis
@@ -160,7 +160,9 @@ async def test_a_redis_that_is_back_in_time_costs_only_a_pause(tmp_path_factory:
 async def test_a_router_that_sheds_refuses_what_the_pool_cannot_serve_in_time(
     redis_server: EmbeddedRedis, redis: Redis, model: CatalogEntry, worker: FakeWorker
 ) -> None:
-    await Outlooks(redis).publish({"m": Outlook(start_s=4.0, round_s=0.1)}, ttl_s=60)
+    soon, late = ({"m": Outlook(start_s=start_s, round_s=0.1)} for start_s in (4.0, 9.0))
+    assert Promise(soon, late, frozenset({"flood"})).of("m", "flood") == late["m"]
+    await Outlooks(redis).publish(Promise(soon, late, frozenset({"flood"})), ttl_s=60)
     fast = pb.GenerateRequest(model="m", text="x", slo=common_pb2.Slo(ttft=convert.duration(2.5)))
     slow = pb.GenerateRequest(model="m", text="x", slo=common_pb2.Slo(ttft=convert.duration(5)))
     async with running_router(redis, redis_server.url, admission=Admission.SHED) as router:

@@ -235,16 +235,16 @@ async def test_a_leader_that_sheds_says_what_the_pool_can_promise(redis_server: 
     published = Outlooks(redis)
 
     async def promised() -> bool:
-        return bool(await published.read())
+        return bool((await published.read()).outlooks)
 
     async with running_scheduler(redis_server.url, redis, admission=Admission.SHED) as scheduler:
         async with running_worker(redis_server.url, redis, "w1"):
             await scheduler.connected("w1")
             await eventually(promised)
-            (idle,) = (await published.read()).values()
+            (idle,) = (await published.read()).outlooks.values()
             assert 0 < idle.start_s <= idle.ttft_s(0.1)
 
         async def nothing_is() -> bool:
-            return not await published.read()
+            return not (await published.read()).outlooks
 
         await eventually(nothing_is)

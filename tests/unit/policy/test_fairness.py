@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hekaton.policy.fairness import BUSY, TOLERANCE, WINDOW_S, Usage, charges, over_share
+from hekaton.policy.fairness import BUSY, TOLERANCE, WINDOW_S, Usage, charges, has_place, over_share
 
 RATES = st.dictionaries(st.sampled_from("abcdef"), st.floats(0.001, 4.0), min_size=1)
 WEIGHTS = st.dictionaries(st.sampled_from("abcdef"), st.floats(0.1, 10.0))
@@ -18,6 +18,18 @@ def test_while_the_pool_has_time_to_spare_nobody_has_too_much() -> None:
 def test_what_some_leave_the_others_divide() -> None:
     assert over_share({"flood": 3.0, "half": 0.6, "little": 0.1}, {}, workers=4) == {"flood"}
     assert over_share({"one": 1.0, "other": 1.0}, {}, workers=2) == {"one", "other"}, "alike: neither goes first"
+
+
+def test_nobody_with_a_name_takes_all_places_of_a_worker() -> None:
+    def room(tenant: str, *yielding: str) -> bool:
+        return has_place(tenant, {"flood": 10, "other": 4, "": 0}, 14, frozenset(yielding), 16)
+
+    assert room("flood")
+    assert not room("flood", "flood", "other"), "who yields has a share of places together"
+    assert room("third", "flood", "other"), "it was kept for such"
+    assert not has_place("flood", {"flood": 14}, 14, frozenset(), 16)
+    assert has_place("", {"": 15}, 15, frozenset(), 16)
+    assert not has_place("third", {"flood": 14}, 16, frozenset(), 16)
 
 
 def test_shares_are_as_the_weights() -> None:

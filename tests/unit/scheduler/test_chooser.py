@@ -40,6 +40,21 @@ async def test_a_worker_that_holds_its_most_gets_no_more() -> None:
     assert bounded.choose(WAITING, SPEC) == "w1"
 
 
+async def test_who_yields_leaves_places_to_the_others() -> None:
+    _, pool = chooser(w1=Role.ANY)
+    bounded = Chooser(pool, live_policy("slack", {}).placement(lambda _: guessed_costs(1000, 1)), max_placed=8)
+    pool.yielding = frozenset({"flood", "second"})
+    flood, quiet = (replace(WAITING, record=replace(RECORD, tenant=name)) for name in ("flood", "quiet"))
+    for number in range(7):
+        assert bounded.choose(flood, SPEC) == "w1"
+        pool.add("w1", Placed(f"f{number}", 1, "m", "flood"))
+    assert bounded.choose(flood, SPEC) is None
+    assert bounded.choose(replace(WAITING, record=replace(RECORD, tenant="second")), SPEC) is None
+    assert bounded.choose(quiet, SPEC) == "w1"
+    pool.remove("w1", "f0")
+    assert bounded.choose(flood, SPEC) == "w1"
+
+
 @pytest.fixture
 def two() -> tuple[Chooser, Pool]:
     """Worker `a` runs the model already."""

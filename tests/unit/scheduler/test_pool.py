@@ -44,6 +44,14 @@ def test_views_have_roles_and_the_tokens_that_wait_to_be_computed() -> None:
     assert (pool.views()[0].role, pool.views()[0].prefill_tokens) == (Role.ANY, {})
 
 
+def test_who_does_not_yield_sees_nothing_of_those_that_do() -> None:
+    pool = Pool()
+    pool.connect(STATUS, [Placed("r1", 1, "m1", "flood"), Placed("r2", 1, "m1", "quiet")])
+    pool.yielding = frozenset({"flood"})
+    assert pool.views()[0].requests == {"m1": 2}
+    assert pool.views_before()[0].requests == {"m1": 1}
+
+
 def test_what_a_worker_holds_of_a_model() -> None:
     pool = Pool()
     pool.connect(STATUS, [Placed("r1", 1, "m1"), Placed("r2", 1, "m2"), Placed("r3", 4, "m1")])
