@@ -63,6 +63,16 @@ async def test_a_chat_streams_and_says_its_usage_last(client: AsyncOpenAI, worke
     assert chunks[-1].usage.completion_tokens == len(ANSWER)
 
 
+async def test_every_chunk_tells_the_usage_so_far_if_asked_to(client: AsyncOpenAI, worker: FakeWorker) -> None:
+    answering = asyncio.create_task(answer(worker))
+    options = {"continuous_usage_stats": True}
+    stream = await client.completions.create(model="m", prompt="hello", stream=True, stream_options=options)  # type: ignore[call-overload]
+    counts = [chunk.usage.completion_tokens async for chunk in stream]
+    await answering
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1] == len(ANSWER)
+
+
 @pytest.mark.parametrize("prompt", ["hello", list(b"hello")])
 async def test_a_text_is_completed_whole_and_streamed(
     client: AsyncOpenAI, worker: FakeWorker, prompt: str | list[int]

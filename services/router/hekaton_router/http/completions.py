@@ -22,6 +22,7 @@ from hekaton_router.http.dialect import Dialect, Progress
 from hekaton_router.http.errors import body_of, response_of
 from hekaton_router.http.exchange import EventStream, attended, read_body
 from hekaton_router.http.replies import ChatChunk, TextReply
+from hekaton_router.http.requests import StreamOptions
 from hekaton_router.http.translate import C, parse
 from hekaton_router.tenancy import Guard
 
@@ -94,12 +95,16 @@ class CompletionEndpoint(Generic[C]):
         self, request: Request, body: C, events: AsyncIterator[pb.GenerateResponse], progress: Progress, send: Send
     ) -> None:
         stream = EventStream(send, progress.accepted.request_id)
+        options = body.stream_options or StreamOptions()
         try:
             for opening in self.dialect.openings(progress):
                 await stream.event(_json(opening))
             async for event in events:
-                await stream.event(_json(self._chunk(event, progress)))
-            if body.stream_options and body.stream_options.include_usage:
+                chunk = self._chunk(event, progress)
+                if options.continuous_usage_stats:
+                    chunk = chunk.model_copy(update={"usage": progress.usage_so_far()})
+                await stream.event(_json(chunk))
+            if options.include_usage:
                 await stream.event(_json(self.dialect.bill(progress)))
             await stream.done()
         except Exception as error:
@@ -109,6 +114,7 @@ class CompletionEndpoint(Generic[C]):
 
     def _chunk(self, event: pb.GenerateResponse, progress: Progress) -> ChatChunk | TextReply:
         if event.HasField("tokens"):
+            progress.streamed_tokens += len(event.tokens.token_ids)
             return self.dialect.piece(progress, event.tokens)
         return self.dialect.closing(progress, event.finished)
 

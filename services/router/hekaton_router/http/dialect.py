@@ -54,6 +54,8 @@ class Progress:
     """How many characters of each choice's text have begun, as its tokens spell it."""
     reasons: dict[int, FinishReason] = field(default_factory=dict)
     completion_tokens: int = 0
+    """Of the outputs that have ended."""
+    streamed_tokens: int = 0
 
     def take(self, tokens: pb.Tokens) -> None:
         self.texts.setdefault(tokens.choice, []).append(tokens.text)
@@ -69,11 +71,17 @@ class Progress:
         return reason
 
     def usage(self) -> Usage:
+        return self._usage(self.completion_tokens)
+
+    def usage_so_far(self) -> Usage:
+        return self._usage(self.streamed_tokens)
+
+    def _usage(self, completion_tokens: int) -> Usage:
         prompt_tokens = self.accepted.prompt_tokens
         return Usage(
             prompt_tokens=prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            total_tokens=prompt_tokens + self.completion_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
         )
 
     def text(self, choice: int) -> str:

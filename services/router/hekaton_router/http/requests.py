@@ -63,6 +63,7 @@ class Message(Body):
 
 class StreamOptions(Body):
     include_usage: bool = Field(False, description="one more chunk, without choices, with the usage")
+    continuous_usage_stats: bool = Field(False, description="in every chunk the usage so far")
 
 
 class JsonSchema(Body):
