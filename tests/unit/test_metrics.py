@@ -17,6 +17,7 @@ from hekaton.facts import TurnRecord, Weights
 from hekaton.metrics import OTHER, ModelNames, serving_metrics, tell_of_process
 from hekaton.store.connect import connect
 from hekaton.store.keys import Kind
+from hekaton.store.tenants import Tenants
 from hekaton.store.workers import Registry
 from hekaton.v1 import scheduler_pb2
 from hekaton.v1.common_pb2 import FINISH_REASON_STOP, RequestStats
@@ -30,6 +31,7 @@ from hekaton_router.live import LiveRequest, LiveRequests
 from hekaton_router.metrics import RouterMetrics
 from hekaton_router.view import PoolView
 from hekaton_scheduler.metrics import metrics_of as scheduler_metrics
+from hekaton_scheduler.shares import MAX_NAMES, OTHERS, Shares
 from hekaton_worker.metrics import WorkerMetrics
 from hekaton_worker.status import StatusBoard
 
@@ -75,6 +77,25 @@ async def test_the_documentation_names_every_metric_and_no_other(tmp_path: Path)
     finally:
         segments.close()
     assert set().union(*(names(registry) for registry in registries)) - PROCESS == documented
+
+
+def test_a_leader_tells_what_tenants_have_used_and_who_yields() -> None:
+    status = scheduler_pb2.GetSchedulerStatusResponse(
+        tenant_seconds={"loud": 3.5, "quiet": 0.5}, yielding_tenants=["loud", "beyond the limit"]
+    )
+    value = scheduler_metrics(lambda: status).get_sample_value
+    assert value("hekaton_tenant_accelerator_seconds_total", {"tenant": "loud"}) == 3.5
+    assert value("hekaton_tenant_accelerator_seconds_total", {"tenant": "quiet"}) == 0.5
+    assert value("hekaton_tenant_yields", {"tenant": "loud"}) == 1
+    assert value("hekaton_tenant_yields", {"tenant": "beyond the limit"}) is None
+
+
+async def test_seconds_of_many_tenants_stay_bounded() -> None:
+    shares = Shares(Tenants(connect("redis://127.0.0.1:1")), lambda: 1, lambda tenants: None)
+    shares.charge({f"t{index}": 1.0 for index in range(2 * MAX_NAMES)})
+    shares.charge({"t0": 1.0, f"t{2 * MAX_NAMES - 1}": 1.0})
+    assert len(shares.total_s) == MAX_NAMES + 1
+    assert (shares.total_s["t0"], shares.total_s[OTHERS]) == (2.0, MAX_NAMES + 1)
 
 
 async def test_turns_and_loads_are_counted() -> None:

@@ -69,7 +69,7 @@ class Reign:
         self._recovery = Recovery(settings, self._store, term)
         self._mover = Mover(placement, self._chooser, self.pool, self._let_go)
         self._parcels = Parcels()
-        self._shares = Shares(Tenants(redis), lambda: len(self._links), self._tell_yielding)
+        self.shares = Shares(Tenants(redis), lambda: len(self._links), self._tell_yielding)
         self.placer = Placer(
             self._store, self._models, self.pool, self._chooser, term=term, give_back=self._recovery.requeue
         )
@@ -84,7 +84,7 @@ class Reign:
                 self._group.create_task(self.placer.run(self._assign), name="placer")
                 self._group.create_task(self._recovery.sweep(self._links), name="sweep")
                 self._group.create_task(forever(self._mover.turn), name="rebalance")
-                self._group.create_task(forever(self._shares.turn), name="shares")
+                self._group.create_task(forever(self.shares.turn), name="shares")
                 if self._settings.admission is Admission.SHED:
                     self._group.create_task(forever(self._promises.turn), name="promises")
         except* StaleTerm as stale:
@@ -185,7 +185,7 @@ class Reign:
         for name, epoch in strays:
             link.revoke(name, epoch)
         self._costs.measured(link.worker_id, report.status.costs)
-        self._shares.charge(report.used_seconds)
+        self.shares.charge(report.used_seconds)
         link.tell_yielding(self.pool.yielding)
         self.pool.connect(report.status, [one for one in held if (one.request_id, one.epoch) not in strays])
         self.placer.pool_changed()
@@ -204,7 +204,7 @@ class Reign:
     def reported(self, report: pb.WorkerReport) -> None:
         status = report.status
         self._costs.measured(status.worker_id, status.costs)
-        self._shares.charge(report.used_seconds)
+        self.shares.charge(report.used_seconds)
         self.pool.update(status)
         self.placer.pool_changed()
 

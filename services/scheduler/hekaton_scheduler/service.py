@@ -52,6 +52,8 @@ class Scheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
             status.placed_requests = reign.pool.placed()
             status.placements = reign.placer.placements
             status.connected_worker_ids.extend(reign.pool.worker_ids())
+            status.tenant_seconds.update(reign.shares.total_s)
+            status.yielding_tenants.extend(sorted(reign.shares.yielding))
         return status
 
     async def run(self) -> None:

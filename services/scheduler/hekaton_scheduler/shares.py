@@ -11,6 +11,9 @@ from hekaton.store.tenants import Tenants
 
 log = structlog.get_logger(__name__)
 EVERY_S = 1.0
+MAX_NAMES = 256
+"""Of tenants whose seconds are told one by one."""
+OTHERS = "other tenants"
 
 
 class Shares:
@@ -23,11 +26,15 @@ class Shares:
         self._usage = Usage()
         self._weights: dict[str, float] = {}
         self.yielding: frozenset[str] = frozenset()
+        self.total_s: dict[str, float] = {}
+        """Used by each since this leader came."""
 
     def charge(self, used_s: Mapping[str, float]) -> None:
         now_s = asyncio.get_running_loop().time()
         for tenant, seconds in used_s.items():
             self._usage.charge(tenant, seconds, now_s)
+            name = tenant if tenant in self.total_s or len(self.total_s) < MAX_NAMES else OTHERS
+            self.total_s[name] = self.total_s.get(name, 0.0) + seconds
 
     async def turn(self) -> float:
         """Compares the shares once; how long to wait for the next time, in seconds."""

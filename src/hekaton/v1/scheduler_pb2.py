@@ -24,17 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahekaton/v1/scheduler.proto\x12\nhekaton.v1\"\x1b\n\x19GetSchedulerStatusRequest\"\xb5\x01\n\x1aGetSchedulerStatusResponse\x12\x14\n\x0cscheduler_id\x18\x01 \x01(\t\x12\x0e\n\x06leader\x18\x02 \x01(\x08\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x18\n\x10waiting_requests\x18\x04 \x01(\r\x12\x17\n\x0fplaced_requests\x18\x05 \x01(\r\x12\x12\n\nplacements\x18\x06 \x01(\x04\x12\x1c\n\x14\x63onnected_worker_ids\x18\x07 \x03(\t2w\n\x10SchedulerService\x12\x63\n\x12GetSchedulerStatus\x12%.hekaton.v1.GetSchedulerStatusRequest\x1a&.hekaton.v1.GetSchedulerStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahekaton/v1/scheduler.proto\x12\nhekaton.v1\"\x1b\n\x19GetSchedulerStatusRequest\"\xd8\x02\n\x1aGetSchedulerStatusResponse\x12\x14\n\x0cscheduler_id\x18\x01 \x01(\t\x12\x0e\n\x06leader\x18\x02 \x01(\x08\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x18\n\x10waiting_requests\x18\x04 \x01(\r\x12\x17\n\x0fplaced_requests\x18\x05 \x01(\r\x12\x12\n\nplacements\x18\x06 \x01(\x04\x12\x1c\n\x14\x63onnected_worker_ids\x18\x07 \x03(\t\x12Q\n\x0etenant_seconds\x18\x08 \x03(\x0b\x32\x39.hekaton.v1.GetSchedulerStatusResponse.TenantSecondsEntry\x12\x18\n\x10yielding_tenants\x18\t \x03(\t\x1a\x34\n\x12TenantSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32w\n\x10SchedulerService\x12\x63\n\x12GetSchedulerStatus\x12%.hekaton.v1.GetSchedulerStatusRequest\x1a&.hekaton.v1.GetSchedulerStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hekaton.v1.scheduler_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_GETSCHEDULERSTATUSRESPONSE_TENANTSECONDSENTRY']._loaded_options = None
+  _globals['_GETSCHEDULERSTATUSRESPONSE_TENANTSECONDSENTRY']._serialized_options = b'8\001'
   _globals['_GETSCHEDULERSTATUSREQUEST']._serialized_start=42
   _globals['_GETSCHEDULERSTATUSREQUEST']._serialized_end=69
   _globals['_GETSCHEDULERSTATUSRESPONSE']._serialized_start=72
-  _globals['_GETSCHEDULERSTATUSRESPONSE']._serialized_end=253
-  _globals['_SCHEDULERSERVICE']._serialized_start=255
-  _globals['_SCHEDULERSERVICE']._serialized_end=374
+  _globals['_GETSCHEDULERSTATUSRESPONSE']._serialized_end=416
+  _globals['_GETSCHEDULERSTATUSRESPONSE_TENANTSECONDSENTRY']._serialized_start=364
+  _globals['_GETSCHEDULERSTATUSRESPONSE_TENANTSECONDSENTRY']._serialized_end=416
+  _globals['_SCHEDULERSERVICE']._serialized_start=418
+  _globals['_SCHEDULERSERVICE']._serialized_end=537
 # @@protoc_insertion_point(module_scope)

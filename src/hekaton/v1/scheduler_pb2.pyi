@@ -37,6 +37,26 @@ Global___GetSchedulerStatusRequest: _TypeAlias = GetSchedulerStatusRequest  # no
 class GetSchedulerStatusResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TenantSecondsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SCHEDULER_ID_FIELD_NUMBER: _builtins.int
     LEADER_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
@@ -44,6 +64,8 @@ class GetSchedulerStatusResponse(_message.Message):
     PLACED_REQUESTS_FIELD_NUMBER: _builtins.int
     PLACEMENTS_FIELD_NUMBER: _builtins.int
     CONNECTED_WORKER_IDS_FIELD_NUMBER: _builtins.int
+    TENANT_SECONDS_FIELD_NUMBER: _builtins.int
+    YIELDING_TENANTS_FIELD_NUMBER: _builtins.int
     scheduler_id: _builtins.str
     leader: _builtins.bool
     term: _builtins.int
@@ -54,6 +76,16 @@ class GetSchedulerStatusResponse(_message.Message):
     placements: _builtins.int
     @_builtins.property
     def connected_worker_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def tenant_seconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Of accelerators, that tenants with names have used under this leadership.
+        Those beyond a limit are together under "other tenants".
+        """
+
+    @_builtins.property
+    def yielding_tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tenants that have had more than their shares."""
+
     def __init__(
         self,
         *,
@@ -64,10 +96,12 @@ class GetSchedulerStatusResponse(_message.Message):
         placed_requests: _builtins.int = ...,
         placements: _builtins.int = ...,
         connected_worker_ids: _abc.Iterable[_builtins.str] | None = ...,
+        tenant_seconds: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        yielding_tenants: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected_worker_ids", b"connected_worker_ids", "leader", b"leader", "placed_requests", b"placed_requests", "placements", b"placements", "scheduler_id", b"scheduler_id", "term", b"term", "waiting_requests", b"waiting_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected_worker_ids", b"connected_worker_ids", "leader", b"leader", "placed_requests", b"placed_requests", "placements", b"placements", "scheduler_id", b"scheduler_id", "tenant_seconds", b"tenant_seconds", "term", b"term", "waiting_requests", b"waiting_requests", "yielding_tenants", b"yielding_tenants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

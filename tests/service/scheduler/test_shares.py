@@ -5,7 +5,7 @@ import asyncio
 from redis.asyncio import Redis
 
 from fakes.schedulers import running_scheduler
-from fakes.waiting import PATIENCE_S
+from fakes.waiting import PATIENCE_S, eventually
 from fakes.worker import FakeWorker, fake_worker
 from hekaton.facts import Tenant
 from hekaton.store.embedded import EmbeddedRedis
@@ -28,9 +28,15 @@ async def test_who_had_more_than_his_share_yields_until_his_share_is_larger(
     async with fake_worker(redis) as worker:
         used = {"loud": 800.0, "quiet": 150.0}
         worker.report = pb.WorkerReport(status=worker.status, used_seconds=used)
-        async with running_scheduler(redis_server.url, redis):
+        async with running_scheduler(redis_server.url, redis) as scheduler:
             await yielding(worker, [])
             await yielding(worker, ["loud"])
+
+            async def told() -> bool:
+                status = await scheduler.status()
+                return (set(status.tenant_seconds), list(status.yielding_tenants)) == (set(used), ["loud"])
+
+            await eventually(told)
             await Tenants(redis).put(Tenant("loud", weight=100.0))
             await yielding(worker, ["quiet"])
 
