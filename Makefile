@@ -70,6 +70,7 @@ FUZZ_SEED     ?= 1
 
 fuzz: $(VENV)/.test  ## send a pool what no client should, and see that it answers, holds and forgets; long (FUZZ_MESSAGES, FUZZ_SEED)
 	$(BIN)/python -m bench.fuzz --messages $(FUZZ_MESSAGES) --seed $(FUZZ_SEED)
+	$(BIN)/python -m bench.fuzz.http --seed $(FUZZ_SEED)
 
 $(VENV)/.figures: $(VENV)/.run
 	$(BIN)/python -m pip install -c constraints.txt -e '.[figures]'

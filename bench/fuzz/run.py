@@ -13,7 +13,7 @@ import grpc.aio
 
 from bench.fuzz.calls import Caller, Tally
 from bench.fuzz.messages import Known
-from bench.fuzz.target import MODEL, FuzzedStack, Target
+from bench.fuzz.target import MODEL, FuzzedStack, Target, said_wrong
 from hekaton.chaos.growth import Growth, Seen, growths
 from hekaton.chaos.run import EMULATED, EMULATED_CLASS, _write_models
 from hekaton.chaos.soak import too_much
@@ -98,7 +98,7 @@ async def fuzz(options: Options, say: Callable[[str], None]) -> Report:
             await stack.serving(Registry(redis, Kind.MEMORY), "memory-0", bytes.decode)
         client = await exit_stack.enter_async_context(Client(stack.address))
         await client.register_model(MODEL, source, dtype="" if emulated else "float32")
-        target = Target(stack, redis, client, logs, options.bound)
+        target = Target(stack, redis, client, options.bound)
         channels = {
             name: await exit_stack.enter_async_context(grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS))
             for name, address in (await stack.addresses_of(redis)).items()
@@ -115,7 +115,7 @@ async def fuzz(options: Options, say: Callable[[str], None]) -> Report:
                 say(f"{tally.messages} messages, {clock() - started_s:.0f} s: {_summary(tally)}")
         except HekatonError as error:
             report.faults.append(f"after {tally.messages} messages: {error.message}")
-        report.faults += [*tally.faults, *target.said_wrong()]
+        report.faults += [*tally.faults, *said_wrong(logs)]
     report.messages, report.calls = tally.messages, sum(tally.codes.values())
     report.duration_s = round(clock() - started_s, 1)
     for (rpc, code), calls in sorted(tally.codes.items()):

@@ -66,11 +66,10 @@ class FuzzedStack(Stack):
 class Target:
     """A pool, and what it must be like between two rounds."""
 
-    def __init__(self, stack: FuzzedStack, redis: Redis, client: Client, logs: Path, bound: float) -> None:
+    def __init__(self, stack: FuzzedStack, redis: Redis, client: Client, bound: float) -> None:
         self._stack = stack
         self._redis = redis
         self._client = client
-        self._logs = logs
         self._bound = bound
 
     async def rest(self, before: Sequence[Seen]) -> Seen:
@@ -98,15 +97,6 @@ class Target:
         """Whether it holds more than it ever did, memory apart, which no waiting gives back."""
         most = {name: max(one[name] for one in before) for name in seen if before and not name.endswith(RSS)}
         return any(too_much(name, Growth(held, seen[name]), self._bound) for name, held in most.items())
-
-    def said_wrong(self) -> list[str]:
-        """Lines of the services' logs that should not be there."""
-        return [
-            f"{log.stem}: {line[:1000]}"
-            for log in sorted(self._logs.glob("*.log"))
-            for line in log.read_text(errors="replace").splitlines()
-            if any(wrong in line for wrong in WRONG) and GONE not in line
-        ]
 
     async def _forget_models(self) -> None:
         """All but the one that stays."""
@@ -142,6 +132,16 @@ class Target:
                 seen[f"{service} descriptors"] = found.descriptors
                 seen[f"{service} tasks"] = found.tasks
         return seen
+
+
+def said_wrong(logs: Path) -> list[str]:
+    """Lines of services' logs that should not be there."""
+    return [
+        f"{log.stem}: {line[:4000]}"
+        for log in sorted(logs.glob("*.log"))
+        for line in log.read_text(errors="replace").splitlines()
+        if any(wrong in line for wrong in WRONG) and GONE not in line
+    ]
 
 
 def _free_port() -> int:

@@ -44,6 +44,13 @@ def test_a_pool_survives_whatever_is_sent_to_it() -> None:
     assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND"} <= {code for codes in found["codes"].values() for code in codes}
 
 
+def test_the_http_api_answers_as_its_document_says() -> None:
+    command = (sys.executable, "-m", "bench.fuzz.http", "--examples", "15", "--phases", "fuzzing")
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    assert "Operations:       6 selected" in done.stdout
+
+
 def test_every_rpc_is_sent_sound_messages_and_others() -> None:
     maker = Maker(Random(1), Known({"model": ["m"]}))
     for service in SERVICES.values():

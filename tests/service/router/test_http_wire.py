@@ -43,15 +43,22 @@ async def test_the_stream_is_framed_as_server_sent_events(served: tuple[RouterCl
         ("/v1/completions", ("-H", "Content-Type: application/json", "-d", "[]"), 400, "JSON object"),
         ("/v1/completions", (), 405, "GET /v1/completions"),
         ("/v1/embeddings", (), 404, "/openapi.json"),
+        ("/v1/models/none", (), 404, "no model is registered"),
     ],
 )
 async def test_whatever_else_is_sent_is_refused_in_the_same_shape(
-    served: tuple[RouterClient, str], path: str, arguments: tuple[str, ...], status: int, says: str
+    served: tuple[RouterClient, str],
+    path: str,
+    arguments: tuple[str, ...],
+    status: int,
+    says: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     said = await curl("--write-out", "\n%{http_code}", *arguments, f"http://{served[1]}{path}")
     body, _, code = said.rpartition("\n")
     assert int(code) == status
     assert says in json.loads(body)["error"]["message"]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"], "nothing has failed here"
 
 
 async def test_a_body_beyond_the_limit_is_refused(client: AsyncOpenAI) -> None:

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from hekaton.config import RouterSettings
+from hekaton.errors import HekatonError
 from hekaton.facts import CatalogEntry, ModelState
 from hekaton.rpc.errors import known_error
 from hekaton.store.catalog import Catalog
@@ -80,7 +81,7 @@ def http_app(
             Route("/ready", api.readiness),
             Route("/openapi.json", api.openapi),
         ],
-        exception_handlers={HTTPException: _refused, Exception: _failed},
+        exception_handlers={HTTPException: _refused, HekatonError: _failed, Exception: _failed},
     )
 
 
