@@ -22,7 +22,7 @@ from hekaton.cli.supervisor import Stack, StackOptions
 from hekaton.client import Client
 from hekaton.engine.profiles import SOURCE_PREFIX
 from hekaton.load.report import LoadReport, report
-from hekaton.load.session import LoadPlan, Watcher, load
+from hekaton.load.session import Doors, LoadPlan, Watcher, load
 from hekaton.policy.registry import POLICIES
 from hekaton.sim import lengths, workload
 from hekaton.sim.arrivals import Poisson
@@ -96,7 +96,7 @@ async def compare(
             if ended % 100 == 0:
                 told(f"{ended} of {len(asked)} requests have ended")
 
-        samples = await load([stack.address], plan, Watcher(ended=count))
+        samples = await load(Doors([stack.address]), plan, Watcher(ended=count))
     return Comparison(settings.policy, len(models), settings.gpus, len(asked), time_scale, simulated, report(samples))
 
 

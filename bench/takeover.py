@@ -26,7 +26,7 @@ from hekaton.cli.child import Child
 from hekaton.cli.supervisor import Stack, StackOptions
 from hekaton.client import Client, Finished, SamplingOptions, Tokens
 from hekaton.load.sample import Sample
-from hekaton.load.session import LoadPlan, load
+from hekaton.load.session import Doors, LoadPlan, load
 from hekaton.sim import workload
 from hekaton.sim.arrivals import Poisson
 from hekaton.sim.lengths import read
@@ -90,7 +90,7 @@ def window(samples: Sequence[Sample], from_s: float) -> Window:
 
 
 async def loaded(stack: Stack, asked: Sequence[Arrival]) -> list[Sample]:
-    return await load([stack.address], LoadPlan(lambda names: asked, (), TTFT_S, TBT_S))
+    return await load(Doors([stack.address]), LoadPlan(lambda names: asked, (), TTFT_S, TBT_S))
 
 
 async def leader_killed(stack: Stack, after_s: float) -> float:

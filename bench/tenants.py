@@ -22,7 +22,8 @@ from hekaton.cli.supervisor import Stack, StackOptions
 from hekaton.client import Client
 from hekaton.engine.profiles import SOURCE_PREFIX
 from hekaton.facts import Slo, Tenant
-from hekaton.load.driver import GrpcApi, drive
+from hekaton.load.api import GrpcApi
+from hekaton.load.driver import drive
 from hekaton.load.sample import Sample
 from hekaton.sim import lengths, workload
 from hekaton.sim.arrivals import Poisson

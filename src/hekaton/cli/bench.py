@@ -16,10 +16,11 @@ from hekaton.cli import sim_options as options
 from hekaton.cli.common import DEFAULT_ADDRESS, console, fail, run, stderr
 from hekaton.config import ADDRESS_VARIABLE
 from hekaton.errors import InvalidArgument
+from hekaton.load.api import ApiName
 from hekaton.load.fit import parse_slos
 from hekaton.load.report import LoadReport, Percentiles, report
 from hekaton.load.sample import Sample
-from hekaton.load.session import Asked, LoadPlan, Watcher, load
+from hekaton.load.session import Asked, Doors, LoadPlan, Watcher, load
 from hekaton.sim import workload
 from hekaton.sim.arrivals import Arrivals
 from hekaton.sim.lengths import Lengths
@@ -57,6 +58,12 @@ def serve(
         list[str] | None,
         typer.Option("--address", envvar=ADDRESS_VARIABLE, help=f"A router; repeatable.  [default: {DEFAULT_ADDRESS}]"),
     ] = None,
+    api: Annotated[ApiName, typer.Option(help="How requests are sent; models are always asked for over gRPC.")] = (
+        ApiName.GRPC
+    ),
+    http_url: Annotated[
+        list[str] | None, typer.Option("--http-url", help="A router's HTTP address, for --api openai; repeatable.")
+    ] = None,
     as_json: options.Json = False,
     svg: Annotated[Path | None, typer.Option(help="Draw how the times are spread, into this file.")] = None,
 ) -> None:
@@ -75,9 +82,10 @@ def serve(
             options.lengths_of(lengths_file),
             seed,
         )
+        doors = Doors(address or [DEFAULT_ADDRESS], api, http_url or ())
         plan = LoadPlan(asked, wanted, ttft, tbt, own, timeout_s, seed, time_scale)
     with _Bar() as bar:
-        samples = run(load(address or [DEFAULT_ADDRESS], plan, Watcher(bar.begins, bar.ended)))
+        samples = run(load(doors, plan, Watcher(bar.begins, bar.ended)))
     result = report(samples)
     if svg:
         _draw(samples, svg)

@@ -6,55 +6,16 @@ An answer that is slow therefore delays nobody else, and what a pool cannot keep
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
 
-from hekaton.client import Client, SamplingOptions, Tokens
 from hekaton.errors import HekatonError
 from hekaton.facts import Slo
+from hekaton.load.api import Api, Ask
 from hekaton.load.sample import Sample
 from hekaton.sim.workload import Arrival
 
 FIRST_ID, LAST_ID = 10, 200
 """Ids that prompts are made of: every vocabulary has these."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One request as it is sent."""
-
-    model: str
-    prompt: tuple[int, ...]
-    output_tokens: int
-    slo: Slo
-    timeout_s: float
-
-
-class Api(Protocol):
-    """How requests reach a pool."""
-
-    def tokens(self, ask: Ask) -> AsyncIterator[int]:
-        """How many tokens each message brings, as it comes. Raises HekatonError."""
-
-
-class GrpcApi:
-    """The native API; requests go to the routers in turn."""
-
-    def __init__(self, clients: Sequence[Client]) -> None:
-        self._clients = clients
-        self._next = 0
-
-    async def tokens(self, ask: Ask) -> AsyncIterator[int]:
-        client = self._clients[self._next % len(self._clients)]
-        self._next += 1
-        options = SamplingOptions(max_tokens=ask.output_tokens, temperature=0.0, ignore_eos=True)
-        stream = client.generate(ask.model, ask.prompt, options, slo=ask.slo, timeout_s=ask.timeout_s)
-        async with aclosing(stream) as events:
-            async for event in events:
-                if isinstance(event, Tokens):
-                    yield len(event.token_ids)
 
 
 async def drive(

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 
 from hekaton.errors import NoWorker
 from hekaton.facts import Slo
-from hekaton.load.driver import Ask, drive
+from hekaton.load.api import Ask
+from hekaton.load.driver import drive
 from hekaton.load.sample import Sample
 from hekaton.sim.workload import Arrival
 
